@@ -1,0 +1,291 @@
+//! What is wanted: services, hosts and how to run them, with every default filled in.
+//!
+//! Values of this module come from [`crate::parse`] or from a program; nothing after parsing knows that YAML exists.
+//! Paths are kept as written, relative to [`Definition::dir`].
+
+use crate::id::{HostName, ServiceName};
+use crate::target::TargetTriple;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole definition file after overlays, interpolation and defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    /// The folder that relative paths start from.
+    pub dir: PathBuf,
+    /// Services by name, in no particular order: see [`Definition::waves`].
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+impl Definition {
+    /// Groups of services that may be worked on side by side, dependencies first.
+    ///
+    /// The parser refuses cycles and unknown names, so every service is in exactly one wave. Names in `depends_on` that are
+    /// not part of `chosen` are taken as running already.
+    pub fn waves<'a>(&'a self, chosen: &[&'a ServiceName]) -> Vec<Vec<&'a Service>> {
+        let mut left: Vec<&Service> = chosen.iter().filter_map(|n| self.services.get(*n)).collect();
+        let mut waves = Vec::new();
+        while !left.is_empty() {
+            let names: Vec<&ServiceName> = left.iter().map(|s| &s.name).collect();
+            let (ready, rest): (Vec<_>, Vec<_>) = left.iter().partition(|s| !s.depends_on.iter().any(|d| names.contains(&d)));
+            if ready.is_empty() {
+                waves.push(rest);
+                break;
+            }
+            waves.push(ready);
+            left = rest;
+        }
+        waves
+    }
+}
+
+/// One deployable program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name: directory, unit and log prefix.
+    pub name: ServiceName,
+    /// Where it runs.
+    pub runtime: RuntimeKind,
+    /// The hosts it runs on, resolved; exactly one [`Host::local`] for [`RuntimeKind::Local`].
+    pub hosts: Vec<Host>,
+    /// Services that are deployed first.
+    pub depends_on: Vec<ServiceName>,
+    /// How its binary comes to be.
+    pub build: Build,
+    /// Config template (handlebars), relative to [`Definition::dir`].
+    pub config: Option<PathBuf>,
+    /// Values for templates: scalars, lists and maps.
+    pub vars: BTreeMap<String, serde_json::Value>,
+    /// Extra files in the package.
+    pub files: Vec<ExtraFile>,
+    /// How it is run.
+    pub deploy: Deploy,
+}
+
+/// Where a service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// On this machine, through the local shell.
+    Local,
+    /// In a container. Parsed and checked; not deployed yet.
+    Docker,
+    /// On hosts over ssh.
+    Remote,
+}
+
+/// A machine and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name in the file, or its address when inline.
+    pub name: HostName,
+    /// Host name or IP address to dial.
+    pub address: String,
+    /// TCP port of sshd.
+    pub port: u16,
+    /// Login user; `None` means the name of the user who runs roadie.
+    pub user: Option<String>,
+    /// Private key file, `~` not yet expanded; `None` means agent, then the usual files in `~/.ssh`.
+    pub ssh_key: Option<PathBuf>,
+    /// Pinned host key fingerprint (`SHA256:` and base64 without padding); then known_hosts is not asked.
+    pub host_key: Option<String>,
+    /// Deadline for connecting (TCP, then handshake and login each).
+    pub connect_timeout: Duration,
+    /// Tags for `tag:NAME`.
+    pub tags: Vec<String>,
+    /// True for the machine roadie runs on: no ssh.
+    pub local: bool,
+}
+
+impl Host {
+    /// The machine roadie itself runs on.
+    pub fn local() -> Self {
+        Self {
+            name: HostName::new("localhost").unwrap_or_else(|_| unreachable!("`localhost` is a valid host name")),
+            address: "localhost".into(),
+            port: 0,
+            user: None,
+            ssh_key: None,
+            host_key: None,
+            connect_timeout: Duration::from_secs(10),
+            tags: Vec::new(),
+            local: true,
+        }
+    }
+}
+
+/// How the binary comes to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Build {
+    /// `cargo build`.
+    Cargo(CargoBuild),
+    /// A file that exists.
+    Prebuilt {
+        /// Path per target triple; one entry with `None` when the file has just one.
+        path: PathBuf,
+        /// Targets; empty means this machine's own.
+        targets: Vec<TargetTriple>,
+    },
+    /// A command that makes files. Parsed and checked; run by a later version.
+    Command {
+        /// Shell command.
+        run: String,
+        /// Globs of what it reads.
+        inputs: Vec<String>,
+        /// The binary it makes.
+        output: PathBuf,
+        /// Targets; empty means this machine's own.
+        targets: Vec<TargetTriple>,
+    },
+    /// A container image. Parsed and checked; for the docker runtime.
+    Image {
+        /// Image reference.
+        image: String,
+    },
+}
+
+impl Build {
+    /// Targets to build for; empty means this machine's own.
+    pub fn targets(&self) -> &[TargetTriple] {
+        match self {
+            Build::Cargo(c) => &c.targets,
+            Build::Prebuilt { targets, .. } | Build::Command { targets, .. } => targets,
+            Build::Image { .. } => &[],
+        }
+    }
+}
+
+/// Options of a cargo build.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct CargoBuild {
+    /// Folder with the workspace's or package's Cargo.toml, relative to [`Definition::dir`]; `.` unless told.
+    pub manifest_dir: PathBuf,
+    /// Package; `None` means: the service's name if such a package exists, else the only one with a binary.
+    pub package: Option<String>,
+    /// Binary; `None` means the package's only one, else the one named like the service.
+    pub bin: Option<String>,
+    /// Features.
+    pub features: Vec<String>,
+    /// Whether the default features stay on.
+    pub default_features: bool,
+    /// Cargo profile; `release` unless told.
+    pub profile: String,
+    /// `--locked`.
+    pub locked: bool,
+    /// Targets; empty means this machine's own.
+    pub targets: Vec<TargetTriple>,
+}
+
+/// An extra file or folder in the package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraFile {
+    /// Source, relative to [`Definition::dir`].
+    pub from: PathBuf,
+    /// Place in the package, relative, without `..`.
+    pub to: PathBuf,
+}
+
+/// How a service is run on a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Who supervises it.
+    pub lifecycle: Lifecycle,
+    /// System-wide or the login user's own.
+    pub scope: Scope,
+    /// Arguments; templates are allowed (`{{config_path}}`).
+    pub args: Vec<String>,
+    /// Environment, written to a file only root can read.
+    pub env: BTreeMap<String, String>,
+    /// Setup script, relative to [`Definition::dir`].
+    pub setup: Option<PathBuf>,
+    /// Commands run behind the setup script, one by one, as root (system scope).
+    pub setup_commands: Vec<String>,
+    /// Deadline for all of setup.
+    pub setup_timeout: Duration,
+    /// When setup runs again.
+    pub setup_run: SetupRun,
+    /// Own unit file instead of the generated one, relative to [`Definition::dir`]; a template like the generated one.
+    pub unit: Option<PathBuf>,
+    /// When it counts as healthy.
+    pub health: Health,
+    /// How many releases stay on the host, the current one included; at least 2.
+    pub keep_releases: u32,
+    /// In what order hosts are taken.
+    pub strategy: Strategy,
+}
+
+/// Who keeps the process alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifecycle {
+    /// systemd.
+    Systemd,
+    /// roadie's own supervisor: for hosts without systemd and for the local runtime.
+    Simple,
+}
+
+/// System-wide (root or sudo) or the login user's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Under `/opt/roadie`, needs root or sudo.
+    System,
+    /// Under `~/.local/share/roadie`, needs neither.
+    User,
+}
+
+/// When setup runs again on a host that ran it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetupRun {
+    /// When the script or the commands changed since the last success on that host.
+    Changed,
+    /// With each new release.
+    Always,
+}
+
+/// In what order the hosts of a service are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// All at once, as far as `--max-concurrent` allows.
+    All,
+    /// One after the other; stops at the first failure.
+    Rolling,
+    /// One first; the others when it is healthy.
+    Canary,
+}
+
+/// When a service counts as healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Pause between two probes.
+    pub interval: Duration,
+    /// Deadline for the whole check.
+    pub timeout: Duration,
+    /// Good probes in a row.
+    pub good: u32,
+    /// How long it must have been up without a restart.
+    pub stable_for: Duration,
+}
+
+/// What is asked of a service to know its health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// `GET` answered with a 2xx status. Plain http, as seen from the host itself.
+    Http(String),
+    /// A TCP connection to this port of the host's loopback succeeds.
+    Tcp(u16),
+    /// A command, run in the release's folder, exits 0.
+    Exec(String),
+    /// The service says so by sd_notify.
+    Notify,
+    /// Nothing but staying up.
+    StaysUp,
+}

@@ -1,0 +1,132 @@
+//! What was observed on a host before anything was decided: one round trip, reads only.
+
+use crate::definition::Health;
+use crate::id::{PackageId, ReleaseId};
+use serde::{Deserialize, Serialize};
+
+/// What one host has, as far as one service is concerned.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Kernel architecture, `uname -m`.
+    pub machine: String,
+    /// Numeric user id that steps run as: 0 for root or behind sudo.
+    pub uid: u32,
+    /// Login user's home directory, absolute.
+    pub home: String,
+    /// The service's folder on this host, absolute.
+    pub root: String,
+    /// glibc version as `2.36`; `None` for other C libraries.
+    pub glibc: Option<String>,
+    /// systemd version when systemd is PID 1 (or, in user scope, when a user manager answers).
+    pub systemd: Option<u32>,
+    /// Tools of the host script that are missing.
+    pub missing_tools: Vec<String>,
+    /// Free bytes for this user on the file system that holds the releases.
+    pub free_bytes: u64,
+    /// Free inodes there; `None` where the file system does not count them.
+    pub free_inodes: Option<u64>,
+    /// Number of the last locked run on this host and service; only grows.
+    pub epoch: u64,
+    /// The release that `current` points to.
+    pub current: Option<ReleaseId>,
+    /// Every release with a record, newest first by epoch.
+    pub releases: Vec<ReleaseFacts>,
+    /// sha256 of the installed unit file.
+    pub unit_sha256: Option<String>,
+    /// Unit text of the current release.
+    pub unit_text: Option<String>,
+    /// Rendered config of the current release.
+    pub config_text: Option<String>,
+    /// Health definition that the current release was deployed with.
+    pub health: Option<Health>,
+    /// The process, as its supervisor sees it.
+    pub service: ServiceFacts,
+    /// Digest of the setup that last succeeded here.
+    pub setup_digest: Option<String>,
+    /// True when a guard is armed: an earlier run switched and never confirmed.
+    pub unconfirmed: bool,
+}
+
+impl HostFacts {
+    /// The record of release `id`.
+    pub fn release(&self, id: &ReleaseId) -> Option<&ReleaseFacts> {
+        self.releases.iter().find(|r| &r.id == id)
+    }
+
+    /// The release that `roadie rollback` returns to: complete, proven, not current, confirmed last.
+    pub fn previous(&self) -> Option<&ReleaseFacts> {
+        self.releases
+            .iter()
+            .filter(|r| r.state == ReleaseState::Proven && r.complete && Some(&r.id) != self.current.as_ref())
+            .max_by_key(|r| r.epoch)
+    }
+}
+
+/// One release on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseFacts {
+    /// Which one.
+    pub id: ReleaseId,
+    /// The package it was made from.
+    pub package: PackageId,
+    /// The package's version text; may be empty.
+    pub version: String,
+    /// How far it came.
+    pub state: ReleaseState,
+    /// Epoch of the run that last changed its state.
+    pub epoch: u64,
+    /// Unix time of that change, seconds, by the host's clock: for people, never for decisions.
+    pub changed_at: i64,
+    /// Whether the COMPLETE marker matches the manifest.
+    pub complete: bool,
+}
+
+/// How far a release came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReleaseState {
+    /// Unpacked, not yet verified.
+    Staged,
+    /// Complete and verified; never in service.
+    Verified,
+    /// Switched to, not yet confirmed.
+    Active,
+    /// Confirmed healthy at least once: a legal way back.
+    Proven,
+    /// Was switched to and did not get healthy, or its setup failed. Never a way back.
+    Failed,
+}
+
+/// The process as its supervisor sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ServiceFacts {
+    /// What it does now.
+    pub state: ServiceState,
+    /// Identity of this start: systemd's InvocationID, or `pid-starttime` of the simple lifecycle. Changes with every start.
+    pub invocation: Option<String>,
+    /// Main process.
+    pub pid: Option<u32>,
+    /// Automatic restarts since it was last started by hand.
+    pub restarts: u32,
+    /// Seconds since it was started.
+    pub up_s: Option<u64>,
+    /// Supervisor's word on a failure, for example `exit-code 101`.
+    pub detail: String,
+}
+
+/// What a service does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// Nothing of it is installed.
+    #[default]
+    Absent,
+    /// Installed and stopped.
+    Stopped,
+    /// Being started, stopped or restarted.
+    Changing,
+    /// Running.
+    Running,
+    /// Given up by its supervisor.
+    Failed,
+}

@@ -1,0 +1,82 @@
+//! What was built: a package and its metadata (`metadata.json`, schema `roadie.package/1`).
+
+use crate::id::{PackageId, ServiceName};
+use crate::target::TargetTriple;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The schema name written to and expected in `metadata.json`.
+pub const SCHEMA: &str = "roadie.package/1";
+
+/// A package in the local store, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Package {
+    /// sha256 of the uncompressed canonical tar.
+    pub id: PackageId,
+    /// sha256 of the `.tar.gz` as it travels, hex.
+    pub archive_sha256: String,
+    /// Bytes of the `.tar.gz`.
+    pub archive_bytes: u64,
+    /// Where the `.tar.gz` is.
+    pub archive: PathBuf,
+    /// What `metadata.json` says.
+    pub metadata: Metadata,
+    /// Text of `systemd.service` (a handlebars template, see [`crate::definition::Deploy::unit`]).
+    pub unit_template: String,
+    /// Text of `config-template.toml`; empty when the service has no config.
+    pub config_template: String,
+    /// Text of `setup.sh`; empty when there is nothing to set up.
+    pub setup: String,
+}
+
+/// The content of `metadata.json`. Unknown fields are ignored, an unknown schema is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The service.
+    pub name: ServiceName,
+    /// Version of the program as far as known (cargo package version); empty for prebuilt files.
+    pub version: String,
+    /// What it was built for.
+    pub target: TargetTriple,
+    /// Path of the main binary in the package: `bin/<name>`.
+    pub binary: String,
+    /// Every member but `metadata.json`, sorted by path.
+    pub files: Vec<FileEntry>,
+    /// What a host must have.
+    pub requires: Requires,
+}
+
+/// One file of a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path in the package, `/` between parts.
+    pub path: String,
+    /// `0755` or `0644`, octal text.
+    pub mode: String,
+    /// Bytes.
+    pub size: u64,
+    /// sha256, hex.
+    pub sha256: String,
+}
+
+/// What a package needs of a host, read from the ELF files in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Requires {
+    /// `uname -m` style architecture; empty for scripts.
+    #[serde(default)]
+    pub arch: String,
+    /// `glibc`, `musl`, `static` or `none` (not an ELF file).
+    #[serde(default)]
+    pub libc: String,
+    /// Highest glibc symbol version needed, as `2.34`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glibc_min: Option<String>,
+    /// Program interpreter (`PT_INTERP`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// Shared libraries (`DT_NEEDED`), sorted.
+    #[serde(default)]
+    pub sonames: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! YAML in, [`crate::definition::Definition`] out, with every mistake named at once.

@@ -1,0 +1,93 @@
+//! Sessions to a place: ssh (russh) or the local shell. The only crate that knows SSH.
+//!
+//! A [`Session`] is an open connection to one place. It runs commands, streams files, reaches ports, and counts its round
+//! trips. It knows nothing about services or releases. A non-zero exit status is not an error here: the caller knows what it
+//! means.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::path::Path;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+mod error;
+pub use error::TransportError;
+
+/// A byte stream to a port of the place, for example for a health probe.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// With this status.
+    Status(u32),
+    /// By this signal, named without `SIG`.
+    Signal(String),
+    /// Contact was lost before it was known.
+    Lost,
+}
+
+/// Something a process wrote, or its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// On standard output.
+    Stdout(Bytes),
+    /// On standard error.
+    Stderr(Bytes),
+    /// It ended; always the last chunk, after all output.
+    Exit(Exit),
+}
+
+/// A running command with its standard input still open.
+#[async_trait]
+pub trait Process: Send {
+    /// Sends bytes to its standard input; waits only for flow control.
+    async fn write(&mut self, data: Bytes) -> Result<(), TransportError>;
+    /// Closes its standard input.
+    async fn close_stdin(&mut self) -> Result<(), TransportError>;
+    /// The next chunk; after [`Chunk::Exit`] always `None`. Cancel-safe.
+    async fn next(&mut self) -> Option<Chunk>;
+}
+
+/// What a short command gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output, capped by the caller's limit.
+    pub stdout: Vec<u8>,
+    /// Standard error, capped likewise.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+/// Told how many bytes have gone so far.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// An open connection to one place.
+#[async_trait]
+pub trait Session: Send + Sync {
+    /// Starts `command` (text for the place's `sh`), no terminal, with pipes.
+    async fn start(&self, command: &str) -> Result<Box<dyn Process>, TransportError>;
+
+    /// Runs `command` to its end with `stdin`, keeping at most `limit` bytes of each output (the rest is read and dropped).
+    async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError>;
+
+    /// Opens what uploads need ahead of time, so that the first upload costs no extra round trip. Errors wait for the upload.
+    async fn prepare_upload(&self);
+
+    /// Streams a local file to `remote` (relative to the login user's home, parent folders made with mode 0700), mode 0600.
+    /// The bytes are complete when this returns; whether they are durable and right is for the host to check.
+    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError>;
+
+    /// Connects to `host:port` as seen from the place (`127.0.0.1` is the place itself).
+    async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError>;
+
+    /// Request-and-wait exchanges since login: exact, counted where each wait is made.
+    fn round_trips(&self) -> u64;
+
+    /// Why the session died, once it did.
+    fn lost(&self) -> Option<String>;
+
+    /// Says goodbye. Dropping without it is allowed.
+    async fn close(&self);
+}
