@@ -37,8 +37,6 @@ pub struct HostFacts {
     pub unit_text: Option<String>,
     /// Rendered config of the current release.
     pub config_text: Option<String>,
-    /// Health definition that the current release was deployed with.
-    pub health: Option<Health>,
     /// The process, as its supervisor sees it.
     pub service: ServiceFacts,
     /// Digest of the setup that last succeeded here.
@@ -79,6 +77,8 @@ pub struct ReleaseFacts {
     pub changed_at: i64,
     /// Whether the COMPLETE marker matches the manifest.
     pub complete: bool,
+    /// Health definition that it was deployed with.
+    pub health: Option<Health>,
 }
 
 /// How far a release came.
@@ -129,4 +129,28 @@ pub enum ServiceState {
     Running,
     /// Given up by its supervisor.
     Failed,
+}
+
+impl std::fmt::Display for ReleaseState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            ReleaseState::Staged => "staged",
+            ReleaseState::Verified => "verified",
+            ReleaseState::Active => "active",
+            ReleaseState::Proven => "proven",
+            ReleaseState::Failed => "failed",
+        })
+    }
+}
+
+impl std::fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            ServiceState::Absent => "absent",
+            ServiceState::Stopped => "stopped",
+            ServiceState::Changing => "changing",
+            ServiceState::Running => "running",
+            ServiceState::Failed => "failed",
+        })
+    }
 }

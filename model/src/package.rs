@@ -21,6 +21,8 @@ pub struct Package {
     pub archive: PathBuf,
     /// What `metadata.json` says.
     pub metadata: Metadata,
+    /// sha256 of the bytes of `metadata.json` as they are in the archive, hex.
+    pub metadata_sha256: String,
     /// Text of `systemd.service` (a handlebars template, see [`crate::definition::Deploy::unit`]).
     pub unit_template: String,
     /// Text of `config-template.toml`; empty when the service has no config.

@@ -1,7 +1,7 @@
 //! Decided work: plain data that prints, serialises and compares, and already contains its own way back.
 
 use crate::definition::{Health, Lifecycle, Scope};
-use crate::facts::HostFacts;
+use crate::facts::{HostFacts, ReleaseState};
 use crate::id::{HostName, PackageId, ReleaseId, ServiceName};
 use serde::Serialize;
 use std::fmt;
@@ -61,6 +61,10 @@ pub enum Action {
     Seal {
         /// The release.
         release: ReleaseId,
+        /// Its package, for the record.
+        package: PackageId,
+        /// The package's version text, for the record.
+        version: String,
     },
     /// Runs setup.sh and setup_commands under a deadline, out of the ssh session's reach.
     RunSetup {
@@ -108,7 +112,7 @@ pub enum Action {
         /// What is asked, how often and how long.
         health: Health,
     },
-    /// Starts the earlier release again and waits until it is healthy; part of a way back.
+    /// Starts the earlier release again, waits until it is healthy and takes the guard away: the end of a way back.
     Restore {
         /// The earlier release.
         release: ReleaseId,
@@ -119,16 +123,22 @@ pub enum Action {
     Confirm {
         /// The release.
         release: ReleaseId,
+        /// Its health definition: it must have been up for `stable_for`.
+        health: Health,
     },
-    /// Records a release as failed.
-    MarkFailed {
+    /// Writes down how far a release came.
+    Record {
         /// The release.
         release: ReleaseId,
+        /// Its state from now on.
+        state: ReleaseState,
     },
-    /// Deletes an unpacked release that never got into service.
+    /// Deletes what was uploaded or unpacked and never published.
     Discard {
         /// The release.
         release: ReleaseId,
+        /// The uploaded package, if one was.
+        package: Option<PackageId>,
     },
     /// Deletes old releases.
     Prune {
@@ -142,18 +152,24 @@ pub enum Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Upload { package, bytes } => write!(f, "upload package {} ({bytes} bytes)", package.short()),
+            Action::Upload { package, bytes } => {
+                write!(f, "upload package {} ({bytes} bytes)", package.short())
+            }
             Action::Unpack { release, source: Source::Archive { .. } } => write!(f, "unpack release {}", release.short()),
             Action::Unpack { release, source: Source::Release(from) } => {
                 write!(f, "make release {} from the files of {}", release.short(), from.short())
             }
             Action::WriteFiles { .. } => f.write_str("write unit, config and environment into the release"),
-            Action::Seal { release } => write!(f, "verify and seal release {}", release.short()),
+            Action::Seal { release, .. } => {
+                write!(f, "verify and seal release {}", release.short())
+            }
             Action::RunSetup { timeout_s, .. } => write!(f, "run setup (at most {timeout_s} s)"),
             Action::ArmGuard { back_to: Some(r), .. } => write!(f, "note the way back: release {}", r.short()),
             Action::ArmGuard { back_to: None, .. } => f.write_str("note the way back: no release"),
             Action::DisarmGuard => f.write_str("remove the note of the way back"),
-            Action::InstallUnit { release } => write!(f, "install the unit of release {}", release.short()),
+            Action::InstallUnit { release } => {
+                write!(f, "install the unit of release {}", release.short())
+            }
             Action::RemoveUnit => f.write_str("remove the unit"),
             Action::Switch { to: Some(to), .. } => write!(f, "switch current to {}", to.short()),
             Action::Switch { to: None, .. } => f.write_str("remove current"),
@@ -162,9 +178,13 @@ impl fmt::Display for Action {
             Action::Stop => f.write_str("stop the service"),
             Action::CheckHealth { health } => write!(f, "wait until healthy ({} within {:?})", health.probe, health.timeout),
             Action::Restore { release, .. } => write!(f, "start release {} again and wait until healthy", release.short()),
-            Action::Confirm { release } => write!(f, "confirm release {}", release.short()),
-            Action::MarkFailed { release } => write!(f, "record release {} as failed", release.short()),
-            Action::Discard { release } => write!(f, "delete the unpacked release {}", release.short()),
+            Action::Confirm { release, .. } => write!(f, "confirm release {}", release.short()),
+            Action::Record { release, state } => {
+                write!(f, "record release {} as {state}", release.short())
+            }
+            Action::Discard { release, .. } => {
+                write!(f, "delete the unpacked release {}", release.short())
+            }
             Action::Prune { remove } => write!(f, "delete {} old release(s)", remove.len()),
             Action::Remove => f.write_str("remove the service and all its releases"),
         }
@@ -225,11 +245,11 @@ pub struct Rendered {
     pub config: String,
     /// The environment file's text.
     pub env: SecretText,
-    /// Text of the script that runs setup; empty when there is none.
-    pub setup: String,
-    /// Command line (words) that the simple lifecycle starts, relative words already absolute.
-    pub argv: Vec<String>,
-    /// `sha256  path` lines of all package members.
+    /// Script that the simple lifecycle starts: environment, then the command. Secret like the environment.
+    pub run: SecretText,
+    /// The health definition as JSON, for later ways back to this release.
+    pub health: String,
+    /// `sha256  path` lines of every file of the release but this one.
     pub manifest: String,
 }
 

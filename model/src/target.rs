@@ -61,7 +61,9 @@ impl TargetTriple {
     pub fn runs_on(&self, machine: &str) -> bool {
         match self.arch() {
             "i686" | "i586" => matches!(machine, "i386" | "i486" | "i586" | "i686" | "x86_64"),
-            arch if arch.starts_with("armv7") || arch.starts_with("thumbv7") => matches!(machine, "armv7l" | "armv8l" | "aarch64"),
+            arch if arch.starts_with("armv7") || arch.starts_with("thumbv7") => {
+                matches!(machine, "armv7l" | "armv8l" | "aarch64")
+            }
             arch if arch.starts_with("riscv64") => machine == "riscv64",
             "powerpc64le" => machine == "ppc64le",
             arch => arch == machine,

@@ -1,1 +1,14 @@
-//! placeholder
+//! Definitions and facts in, plans out. Only functions: no disk, network, clock, environment or randomness.
+//!
+//! A plan leaves nothing to choose: every step says what is done, when, and how it is taken back. Whatever has to be decided
+//! about a host is decided here, where a table of facts can test it.
+
+mod choose;
+mod deploy;
+mod operate;
+mod render;
+
+pub use choose::choose_package;
+pub use deploy::{Input, PlanError, plan_deploy, plan_rollback};
+pub use operate::{plan_cleanup, plan_remove, plan_restart, plan_start, plan_stop};
+pub use render::{RenderError, render, service_root};

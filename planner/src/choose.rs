@@ -1,0 +1,86 @@
+//! Which of the packages runs on a host, if any.
+
+use roadie_model::facts::HostFacts;
+use roadie_model::package::Package;
+use roadie_model::plan::Refusal;
+
+/// Picks the package for the host: the first, in the order given, whose architecture and C library the host has.
+///
+/// # Errors
+/// [`Refusal`] with the reason for the package that came closest, so that the message names something to change.
+pub fn choose_package<'a>(packages: &'a [Package], facts: &HostFacts) -> Result<&'a Package, Refusal> {
+    let mut closest: Option<Refusal> = None;
+    for package in packages {
+        match fits(package, facts) {
+            Ok(()) => return Ok(package),
+            Err((rank, refusal)) => {
+                if closest.is_none() || rank > 0 {
+                    closest = Some(refusal);
+                }
+            }
+        }
+    }
+    Err(closest.unwrap_or_else(|| Refusal {
+        problem: "no package was built for it".into(),
+        hint: "name a target under `build:` in the definition".into(),
+    }))
+}
+
+/// Says why a package does not run on a host; a higher rank is closer to running.
+fn fits(package: &Package, facts: &HostFacts) -> Result<(), (u8, Refusal)> {
+    let requires = &package.metadata.requires;
+    let target = &package.metadata.target;
+    if !requires.arch.is_empty() && !target.runs_on(&facts.machine) {
+        return Err((
+            0,
+            Refusal {
+                problem: format!("the package is built for {}, the host is {}", target.arch(), facts.machine),
+                hint: format!(
+                    "add a target for {} under `build:`, for example `{}-unknown-linux-gnu`",
+                    facts.machine, facts.machine
+                ),
+            },
+        ));
+    }
+    if let Some(needed) = &requires.glibc_min {
+        let Some(present) = &facts.glibc else {
+            return Err((
+                1,
+                Refusal {
+                    problem: format!("it needs glibc {needed}, the host has another C library"),
+                    hint: format!("build for {}-unknown-linux-musl", target.arch()),
+                },
+            ));
+        };
+        if version(present) < version(needed) {
+            return Err((
+                1,
+                Refusal {
+                    problem: format!("it needs glibc {needed}, the host has {present}"),
+                    hint: format!(
+                        "set `target: {}.{present}`, or build for {}-unknown-linux-musl",
+                        target.triple(),
+                        target.arch()
+                    ),
+                },
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Numeric parts of a version, for comparison: 2.4 is older than 2.17.
+fn version(text: &str) -> Vec<u32> {
+    text.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(version("2.4") < version("2.17"));
+        assert!(version("2.36") >= version("2.36"));
+    }
+}
