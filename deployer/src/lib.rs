@@ -1,1 +1,22 @@
-//! placeholder
+//! Observes hosts, runs plans, checks health, rolls out and back.
+//!
+//! [`Controller::run`] takes groups of work, wave by wave, and tells the story as [`roadie_model::event::Event`]s. It decides
+//! nothing about content: that is `roadie_planner`'s part; and changes nothing on a host but through the host script
+//! (`templates/host.sh`), over a [`roadie_transport::Session`].
+
+mod connect;
+mod controller;
+mod engine;
+mod failure;
+mod health;
+mod logs;
+mod observe;
+mod request;
+mod rollout;
+mod run;
+mod shell;
+
+pub use connect::{Connector, SshConnector};
+pub use controller::{Cancel, Controller, EventSink, Options};
+pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
+pub use request::{Group, TaskReport, Verb};

@@ -1,0 +1,135 @@
+//! The entry: options, cancellation, and the calls that users of the library make.
+
+use crate::connect::Connector;
+use crate::failure::Failure;
+use crate::logs::{self, ExecResult, LogQuery, LogSink};
+use crate::request::{Group, TaskReport};
+use crate::rollout;
+use roadie_model::definition::{Host, Service};
+use roadie_model::event::{Event, EventKind};
+use roadie_model::id::{HostName, ServiceName};
+use roadie_transport::Session;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OnceCell, Semaphore, watch};
+
+/// Told of each event, from any task; must not block.
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How runs are done.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Hosts worked on at the same time.
+    pub max_concurrent: usize,
+    /// Who runs this, for lock holders and the journal: `user@machine`.
+    pub identity: String,
+}
+
+/// Asks running work to stop: once means finish the step and take the run back, twice means leave at once.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    sender: Arc<watch::Sender<u8>>,
+}
+
+impl Cancel {
+    /// Nothing asked yet.
+    pub fn new() -> Self {
+        Self { sender: Arc::new(watch::channel(0).0) }
+    }
+
+    /// Asks once more.
+    pub fn request(&self) {
+        self.sender.send_modify(|level| *level = level.saturating_add(1));
+    }
+
+    /// How often it was asked.
+    pub fn level(&self) -> u8 {
+        *self.sender.borrow()
+    }
+
+    /// Returns when it was asked `level` times.
+    pub async fn reached(&self, level: u8) {
+        let mut receiver = self.sender.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = receiver.wait_for(|now| *now >= level).await;
+    }
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+type Slot = Arc<OnceCell<Result<Arc<dyn Session>, Failure>>>;
+
+/// Works on services and hosts. One connection per host for its whole life.
+pub struct Controller {
+    connector: Arc<dyn Connector>,
+    pub(crate) options: Options,
+    events: EventSink,
+    pub(crate) cancel: Cancel,
+    sessions: Mutex<HashMap<HostName, Slot>>,
+    pub(crate) permits: Semaphore,
+}
+
+impl Controller {
+    /// A controller without open connections.
+    pub fn new(connector: Arc<dyn Connector>, options: Options, events: EventSink, cancel: Cancel) -> Self {
+        let permits = Semaphore::new(options.max_concurrent.max(1));
+        Self { connector, options, events, cancel, sessions: Mutex::default(), permits }
+    }
+
+    /// Works through the waves in order and tells how each service ended on each host, in the order given.
+    ///
+    /// Groups of a wave are worked on side by side. A group whose dependencies failed is not begun.
+    pub async fn run(&self, waves: Vec<Vec<Group>>) -> Vec<TaskReport> {
+        rollout::run(self, waves).await
+    }
+
+    /// Streams log lines to `sink` until there are no more, or for ever with `follow` until cancelled. Gives an error per
+    /// source that could not be read.
+    pub async fn logs(
+        &self,
+        targets: Vec<(Service, Vec<Host>)>,
+        query: LogQuery,
+        sink: LogSink<'_>,
+    ) -> Vec<(HostName, ServiceName, Option<String>)> {
+        logs::stream(self, targets, query, sink).await
+    }
+
+    /// Runs a shell command on each host as the login user, side by side; results in the order given.
+    pub async fn exec(&self, hosts: Vec<Host>, command: String) -> Vec<ExecResult> {
+        logs::exec(self, hosts, command).await
+    }
+
+    /// Says goodbye to all hosts.
+    pub async fn close(&self) {
+        let slots: Vec<Slot> = self.slots().drain().map(|(_, slot)| slot).collect();
+        for slot in slots {
+            if let Some(Ok(session)) = slot.get() {
+                session.close().await;
+            }
+        }
+    }
+
+    pub(crate) fn emit(&self, host: &HostName, service: &ServiceName, kind: EventKind) {
+        (self.events)(Event { host: host.clone(), service: service.clone(), kind });
+    }
+
+    /// The session to `host`, opened on first use. A host that could not be reached is not dialled again.
+    pub(crate) async fn session(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
+        let slot = self.slots().entry(host.name.clone()).or_default().clone();
+        slot.get_or_init(|| async { self.connector.connect(host).await.map_err(Failure::transport) }).await.clone()
+    }
+
+    /// A new session to `host` after contact was lost.
+    pub(crate) async fn reconnect(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
+        self.slots().remove(&host.name);
+        self.session(host).await
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<HostName, Slot>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

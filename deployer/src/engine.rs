@@ -1,0 +1,314 @@
+//! One service on one host: connect, lock, observe, plan, run, and always find the way back.
+
+use crate::controller::Controller;
+use crate::failure::Failure;
+use crate::observe::Observation;
+use crate::request::{TaskReport, Verb};
+use crate::run::{Run, RunEnd};
+use crate::shell::{Frame, HostShell, Stage};
+use roadie_model::definition::{Host, Service};
+use roadie_model::event::{EventKind, HostReport};
+use roadie_model::facts::HostFacts;
+use roadie_model::outcome::Outcome;
+use roadie_model::package::Package;
+use roadie_model::plan::{Action, HostPlan};
+use roadie_planner as planner;
+use roadie_transport::Session;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything that one task needs to talk and act.
+pub struct Task<'a> {
+    pub controller: &'a Controller,
+    pub service: &'a Service,
+    pub host: &'a Host,
+}
+
+impl Task<'_> {
+    pub fn emit(&self, kind: EventKind) {
+        self.controller.emit(&self.host.name, &self.service.name, kind);
+    }
+
+    pub fn warn(&self, text: impl Into<String>) {
+        self.emit(EventKind::Warning { text: text.into() });
+    }
+}
+
+/// What is known when a task ends.
+struct Ending {
+    report: HostReport,
+}
+
+/// Does `verb` for one service on one host and reports how it ended. Never panics on what a host says.
+pub async fn run_task(controller: &Controller, service: &Service, host: &Host, verb: &Verb) -> TaskReport {
+    let began = Instant::now();
+    let task = Task { controller, service, host };
+    let mut ending = task.perform(verb).await;
+    ending.report.ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    task.emit(EventKind::Finished { report: Box::new(ending.report.clone()) });
+    TaskReport { host: host.name.clone(), service: service.name.clone(), report: ending.report }
+}
+
+/// An empty report of class `outcome`.
+pub fn report(outcome: Outcome, summary: impl Into<String>) -> HostReport {
+    HostReport {
+        outcome,
+        summary: summary.into(),
+        causes: Vec::new(),
+        last_output: Vec::new(),
+        hint: None,
+        current: None,
+        ms: 0,
+        round_trips: 0,
+        sent_bytes: 0,
+        data: serde_json::Value::Null,
+    }
+}
+
+/// The report of a failure; `state` says what the host was left in, or is empty.
+pub fn report_failure(failure: &Failure, state: &str) -> HostReport {
+    let summary = if state.is_empty() { failure.problem.clone() } else { format!("{}; {state}", failure.problem) };
+    HostReport { causes: failure.causes.clone(), hint: failure.hint.clone(), ..report(failure.outcome, summary) }
+}
+
+impl Task<'_> {
+    async fn perform(&self, verb: &Verb) -> Ending {
+        self.emit(EventKind::Connecting);
+        if self.controller.cancel.level() > 0 {
+            return Ending { report: report(Outcome::Interrupted, "interrupted before it began") };
+        }
+        let session = tokio::select! {
+            session = self.controller.session(self.host) => session,
+            () = self.controller.cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while connecting")),
+        };
+        let report = match session {
+            Ok(session) => {
+                let before = session.round_trips();
+                let mut report = self.on_session(&session, verb).await;
+                report.round_trips = session.round_trips().saturating_sub(before);
+                report
+            }
+            Err(failure) => report_failure(&failure, "nothing was changed"),
+        };
+        Ending { report }
+    }
+
+    async fn on_session(&self, session: &Arc<dyn Session>, verb: &Verb) -> HostReport {
+        if matches!(verb, Verb::Deploy { .. }) {
+            // Opened while the host is observed: an upload then costs no extra round trip.
+            let session = session.clone();
+            tokio::spawn(async move { session.prepare_upload().await });
+        }
+        let (shell, facts) = match self.observe(session, !verb.reads_only()).await {
+            Ok(both) => both,
+            Err(failure) => return report_failure(&failure, "nothing was changed"),
+        };
+        if matches!(verb, Verb::Status | Verb::Releases) {
+            shell.close().await;
+            return self.reading_report(&facts);
+        }
+        let plan = match self.plan(verb, &facts) {
+            Ok(plan) => plan,
+            Err(failure) => {
+                shell.close().await;
+                return HostReport { current: current(&facts), ..report_failure(&failure, "nothing was changed") };
+            }
+        };
+        self.emit(EventKind::Planned { plan: Box::new(plan.clone()) });
+        if plan.is_noop() || matches!(verb, Verb::Plan { .. }) {
+            shell.close().await;
+            return self.unchanged_report(verb, &plan);
+        }
+        self.execute(session, shell, plan, verb).await
+    }
+
+    /// Opens a shell, takes the lock if asked to, and reads the host: one round trip on an open channel.
+    pub async fn observe(&self, session: &Arc<dyn Session>, lock: bool) -> Result<(HostShell, HostFacts), Failure> {
+        let limit = self.host.connect_timeout + Duration::from_secs(20);
+        let work = async {
+            let mut shell = HostShell::open(session, self.service).await?;
+            let mut stage = Stage::default();
+            if lock {
+                stage.call("lock", &[&self.controller.options.identity]);
+            }
+            stage.call("observe", &[]);
+            shell.send(&stage).await?;
+            let mut observation = Observation::default();
+            loop {
+                match shell.frame().await? {
+                    Frame::Fact(key, value) => observation.add(&key, &value),
+                    Frame::Fail(_, kind, text) => {
+                        shell.close().await;
+                        return Err(Failure::host(&kind, &text));
+                    }
+                    Frame::End => return Ok((shell, observation.finish())),
+                    Frame::Begin(_) | Frame::Out(..) | Frame::Done(..) => {}
+                }
+            }
+        };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure {
+                lost: true,
+                ..Failure::new(Outcome::Unreachable, format!("the host gave no answer within {limit:.0?}"))
+            }),
+        }
+    }
+
+    fn plan(&self, verb: &Verb, facts: &HostFacts) -> Result<HostPlan, Failure> {
+        let input = planner::Input { service: self.service, host: self.host, facts };
+        let plan = match verb {
+            Verb::Deploy { packages, .. } | Verb::Plan { packages } => planner::plan_deploy(input, packages),
+            Verb::Rollback { to } => planner::plan_rollback(input, to.as_deref()),
+            Verb::Start => planner::plan_start(input),
+            Verb::Stop => planner::plan_stop(input),
+            Verb::Restart => planner::plan_restart(input),
+            Verb::Cleanup => Ok(planner::plan_cleanup(input)),
+            Verb::Remove | Verb::Status | Verb::Releases => Ok(planner::plan_remove(input)),
+        };
+        let mut plan = plan.map_err(Failure::plan)?;
+        if let Verb::Deploy { skip_health: true, .. } = verb {
+            skip_health(&mut plan);
+        }
+        Ok(plan)
+    }
+
+    async fn execute(&self, session: &Arc<dyn Session>, shell: HostShell, plan: HostPlan, verb: &Verb) -> HostReport {
+        let package = match verb {
+            Verb::Deploy { packages, .. } => packages.iter().find(|p| Some(&p.id) == plan.package.as_ref()),
+            _ => None,
+        };
+        let mut run = Run::new(self, session.clone(), shell, &plan, package);
+        let end = run.run().await;
+        let mut report = self.end_report(verb, &plan, &end);
+        report.last_output = run.take_last_output();
+        report.sent_bytes = run.sent_bytes();
+        run.close().await;
+        report
+    }
+
+    fn end_report(&self, verb: &Verb, plan: &HostPlan, end: &RunEnd) -> HostReport {
+        let new = plan.release.as_ref().map(|r| r.short().to_owned());
+        let old = current(&plan.assumes);
+        match end {
+            RunEnd::Completed { warning } => {
+                let mut report = HostReport { current: new, ..report(Outcome::Done, self.done_sentence(verb, plan)) };
+                report.causes.extend(warning.clone());
+                report
+            }
+            RunEnd::Unchanged(failure) => {
+                HostReport { current: old, ..report_failure(failure, "nothing in service was changed") }
+            }
+            RunEnd::RolledBack(failure) => self.rolled_back_report(plan, failure),
+            RunEnd::Left(failure) => {
+                let failure = Failure { outcome: Outcome::NotRestored, ..failure.clone() };
+                let hint =
+                    failure.hint.clone().or_else(|| Some(format!("roadie logs {} --host {}", self.service.name, self.host.name)));
+                HostReport { current: new, hint, ..report_failure(&failure, "it was left as it is") }
+            }
+            RunEnd::NotRestored { failure, undo } => {
+                let failure = Failure { outcome: Outcome::NotRestored, ..failure.clone() };
+                let mut report = report_failure(&failure, "the way back failed too");
+                report.causes.push(format!("way back: {}", undo.problem));
+                report.causes.extend(undo.causes.clone());
+                report.hint = Some(format!(
+                    "look at the host, then `roadie rollback {0} --host {1}` or deploy again",
+                    self.service.name, self.host.name
+                ));
+                report
+            }
+            RunEnd::Unknown(failure) => {
+                let failure = Failure { outcome: Outcome::Unknown, ..failure.clone() };
+                let mut report =
+                    report_failure(&failure, "the outcome is unknown: the host finishes the stage it was in and stays there");
+                report.hint = Some(format!(
+                    "when it answers again: `roadie status {0} --host {1}`, then deploy again",
+                    self.service.name, self.host.name
+                ));
+                report
+            }
+        }
+    }
+
+    fn rolled_back_report(&self, plan: &HostPlan, failure: &Failure) -> HostReport {
+        let interrupted = failure.outcome == Outcome::Interrupted;
+        let back = plan.steps.iter().find_map(|s| match &s.action {
+            Action::ArmGuard { back_to, .. } => Some(back_to.clone()),
+            _ => None,
+        });
+        let back = back.flatten().map(|r| r.short().to_owned());
+        let state = match &back {
+            Some(release) => format!("rolled back to release {release}"),
+            None => "there was no earlier release: the service is stopped and not installed".to_owned(),
+        };
+        let outcome = if interrupted { Outcome::Interrupted } else { Outcome::RolledBack };
+        let mut report = report_failure(&Failure { outcome, ..failure.clone() }, &state);
+        report.current = back;
+        if report.hint.is_none() && !interrupted {
+            let release = plan.release.as_ref().map(|r| r.short().to_owned()).unwrap_or_default();
+            report.hint = Some(format!(
+                "read the rest with `roadie logs {} --host {} --release {release}`",
+                self.service.name, self.host.name
+            ));
+        }
+        report
+    }
+
+    fn done_sentence(&self, verb: &Verb, plan: &HostPlan) -> String {
+        let release = plan.release.as_ref().map(|r| r.short().to_owned()).unwrap_or_default();
+        match verb {
+            Verb::Deploy { skip_health: true, .. } => format!("release {release} is in service, its health was not checked"),
+            Verb::Deploy { .. } => format!("release {release} is in service and healthy"),
+            Verb::Rollback { .. } => format!("rolled back to release {release}, healthy"),
+            Verb::Start => "started and healthy".into(),
+            Verb::Restart => "restarted and healthy".into(),
+            Verb::Stop => "stopped".into(),
+            Verb::Remove => "removed".into(),
+            Verb::Cleanup => "old releases deleted".into(),
+            Verb::Plan { .. } | Verb::Status | Verb::Releases => String::new(),
+        }
+    }
+
+    fn unchanged_report(&self, verb: &Verb, plan: &HostPlan) -> HostReport {
+        let facts = &plan.assumes;
+        let summary = match verb {
+            Verb::Plan { .. } if !plan.is_noop() => format!("{} steps, {} bytes to send", plan.steps.len(), plan.upload_bytes()),
+            Verb::Deploy { .. } | Verb::Plan { .. } | Verb::Rollback { .. } => {
+                format!("nothing to do: release {} is in service", current(facts).unwrap_or_default())
+            }
+            Verb::Start => "nothing to do: it runs".into(),
+            Verb::Stop => "nothing to do: it does not run".into(),
+            Verb::Remove => "nothing to do: it is not installed".into(),
+            _ => "nothing to do".into(),
+        };
+        let pending = matches!(verb, Verb::Plan { .. }) && !plan.is_noop();
+        let outcome = if pending { Outcome::ChangesPending } else { Outcome::Done };
+        HostReport { current: current(facts), ..report(outcome, summary) }
+    }
+
+    fn reading_report(&self, facts: &HostFacts) -> HostReport {
+        let summary = match current(facts) {
+            Some(release) => format!("{}, release {release}", facts.service.state),
+            None => "not deployed".into(),
+        };
+        let data = serde_json::to_value(facts).unwrap_or_default();
+        HostReport { current: current(facts), data, ..report(Outcome::Done, summary) }
+    }
+}
+
+fn current(facts: &HostFacts) -> Option<String> {
+    facts.current.as_ref().map(|r| r.short().to_owned())
+}
+
+/// Leaves the health check out and confirms at once.
+fn skip_health(plan: &mut HostPlan) {
+    plan.steps.retain(|s| !matches!(s.action, Action::CheckHealth { .. }));
+    for step in &mut plan.steps {
+        if let Action::Confirm { health, .. } = &mut step.action {
+            health.stable_for = Duration::ZERO;
+        }
+    }
+}
+
+/// The package of a plan, for the run.
+pub type PlannedPackage<'a> = Option<&'a Package>;

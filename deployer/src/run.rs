@@ -1,0 +1,528 @@
+//! Runs a plan on one host: flights of steps down, frames back up, and on a failure the undo list newest first.
+
+use crate::engine::{PlannedPackage, Task};
+use crate::failure::Failure;
+use crate::health;
+use crate::shell::{Frame, HOST_SCRIPT, HostShell, Stage, one_shot};
+use bytes::Bytes;
+use roadie_model::definition::{Health, Lifecycle, Probe};
+use roadie_model::event::EventKind;
+use roadie_model::outcome::Outcome;
+use roadie_model::plan::{Action, HostPlan, Source, Stage as PlanStage, Step, StepId, Undo};
+use roadie_transport::Session;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub enum RunEnd {
+    /// All steps done; `warning` when something after the commit was not.
+    Completed {
+        /// What could not be tidied up.
+        warning: Option<String>,
+    },
+    /// Failed before anything in service changed.
+    Unchanged(Failure),
+    /// Failed, undone, and the earlier release confirmed.
+    RolledBack(Failure),
+    /// Failed at something that is not undone (start, stop, restart).
+    Left(Failure),
+    /// Failed, and undoing failed.
+    NotRestored {
+        /// The first failure.
+        failure: Failure,
+        /// The failure of the way back.
+        undo: Failure,
+    },
+    /// Contact was lost for good with changes under way.
+    Unknown(Failure),
+}
+
+/// A step that failed.
+struct StepFailure {
+    id: StepId,
+    failure: Failure,
+}
+
+/// Lines of output kept for the report.
+const LAST_OUTPUT: usize = 20;
+/// How often contact is sought again before the outcome is called unknown.
+const RECONNECTS: u32 = 5;
+
+/// One plan being run.
+pub struct Run<'a> {
+    task: &'a Task<'a>,
+    session: Arc<dyn Session>,
+    shell: HostShell,
+    plan: &'a HostPlan,
+    package: PlannedPackage<'a>,
+    began_run: bool,
+    undoing: bool,
+    begun: Vec<StepId>,
+    started_at: HashMap<StepId, Instant>,
+    invocation: String,
+    last_output: Vec<String>,
+    sent_bytes: u64,
+}
+
+impl<'a> Run<'a> {
+    /// Nothing done yet; `shell` holds the lock.
+    pub fn new(
+        task: &'a Task<'a>,
+        session: Arc<dyn Session>,
+        shell: HostShell,
+        plan: &'a HostPlan,
+        package: PlannedPackage<'a>,
+    ) -> Self {
+        let invocation = plan.assumes.service.invocation.clone().unwrap_or_default();
+        Self {
+            task,
+            session,
+            shell,
+            plan,
+            package,
+            began_run: false,
+            undoing: false,
+            begun: Vec::new(),
+            started_at: HashMap::new(),
+            invocation,
+            last_output: Vec::new(),
+            sent_bytes: 0,
+        }
+    }
+
+    /// Bytes of package that were sent.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// The last lines that the failed step printed.
+    pub fn take_last_output(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.last_output)
+    }
+
+    /// Leaves the host; the lock is free.
+    pub async fn close(self) {
+        self.shell.close().await;
+    }
+
+    /// Runs all steps, and on a failure the way back.
+    pub async fn run(&mut self) -> RunEnd {
+        match self.forward().await {
+            Ok(()) => {
+                self.last_output.clear();
+                RunEnd::Completed { warning: None }
+            }
+            Err(failed) => self.after_failure(failed).await,
+        }
+    }
+
+    async fn forward(&mut self) -> Result<(), StepFailure> {
+        let plan = self.plan;
+        let mut flight: Vec<&Step> = Vec::new();
+        for step in &plan.steps {
+            if self.is_ours(&step.action) {
+                self.fly(&std::mem::take(&mut flight)).await?;
+                self.stop_if_cancelled(step.id)?;
+                self.do_ours(step).await?;
+                self.stop_if_cancelled(step.id)?;
+            } else {
+                flight.push(step);
+            }
+        }
+        self.fly(&flight).await
+    }
+
+    fn stop_if_cancelled(&self, id: StepId) -> Result<(), StepFailure> {
+        if self.task.controller.cancel.level() > 0 && !self.undoing {
+            return Err(StepFailure { id, failure: Failure::new(Outcome::Interrupted, "interrupted") });
+        }
+        Ok(())
+    }
+
+    /// Steps that the controller itself does.
+    fn is_ours(&self, action: &Action) -> bool {
+        match action {
+            Action::Upload { .. } => true,
+            Action::CheckHealth { health } => health::is_remote(&health.probe),
+            _ => false,
+        }
+    }
+
+    async fn do_ours(&mut self, step: &Step) -> Result<(), StepFailure> {
+        self.begin(step.id);
+        let result = match &step.action {
+            Action::Upload { bytes, .. } => self.upload(step.id, *bytes).await,
+            Action::CheckHealth { health } => self.probe(step.id, health).await,
+            _ => Ok(()),
+        };
+        match result {
+            Ok(()) => {
+                self.done(step.id, String::new());
+                Ok(())
+            }
+            Err(failure) => {
+                self.task.emit(EventKind::StepFailed { step: step.id, reason: failure.problem.clone() });
+                Err(StepFailure { id: step.id, failure })
+            }
+        }
+    }
+
+    async fn upload(&mut self, id: StepId, total: u64) -> Result<(), Failure> {
+        let Some(package) = self.package else {
+            return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
+        };
+        let remote = format!(".roadie/incoming/{}.tar.gz", package.id);
+        let task = self.task;
+        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
+        tokio::select! {
+            result = self.session.upload(&package.archive, &remote, &progress) => result.map_err(Failure::transport)?,
+            () = self.task.controller.cancel.reached(1) => {
+                return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
+            }
+        }
+        self.sent_bytes += total;
+        Ok(())
+    }
+
+    async fn probe(&mut self, id: StepId, health: &Health) -> Result<(), Failure> {
+        let cancel = self.task.controller.cancel.clone();
+        let level = if self.undoing { 2 } else { 1 };
+        let result = tokio::select! {
+            result = health::wait(&self.session, health) => result,
+            () = cancel.reached(level) => return Err(Failure::new(Outcome::Interrupted, "interrupted during the health check")),
+        };
+        let Err(reason) = result else { return Ok(()) };
+        if let Some(lost) = self.session.lost() {
+            return Err(Failure::lost(lost));
+        }
+        let mut failure = Failure::new(Outcome::FailedUnchanged, format!("`{}` failed its health check", self.plan.service));
+        failure.causes.push(reason);
+        let mut stage = Stage::default();
+        stage.call(&format!("step_id={id}; last_words"), &["20"]);
+        self.shell.send(&stage).await?;
+        self.read_frames().await.map_err(|f| f.failure)?;
+        Err(failure)
+    }
+
+    /// Sends steps as one stage and follows its frames.
+    async fn fly(&mut self, steps: &[&Step]) -> Result<(), StepFailure> {
+        let Some(first) = steps.first() else {
+            return Ok(());
+        };
+        let id = first.id;
+        let mut stage = Stage::default();
+        self.begin_run(&mut stage);
+        for step in steps {
+            self.add(&mut stage, step.id, &step.action);
+        }
+        self.send_and_read(&stage, id).await
+    }
+
+    async fn send_and_read(&mut self, stage: &Stage, first: StepId) -> Result<(), StepFailure> {
+        if let Err(failure) = self.shell.send(stage).await {
+            return Err(StepFailure { id: first, failure });
+        }
+        let mut read = Box::pin(Self::read_frames_of(self));
+        read.as_mut().await
+    }
+
+    async fn read_frames_of(run: &mut Run<'a>) -> Result<(), StepFailure> {
+        let cancel = run.task.controller.cancel.clone();
+        let level = cancel.level();
+        if run.undoing {
+            return run.read_frames().await;
+        }
+        let session = run.session.clone();
+        let stop = one_shot(run.task.service, &stop_script(run.plan));
+        tokio::select! {
+            result = run.read_frames() => return result,
+            () = cancel.reached(1.max(level)) => {}
+        }
+        // The host is told beside the running stage: the step at work ends, or stops where it polls for this.
+        let told = session.run(&stop, Bytes::new(), 4096).await;
+        if told.is_err() {
+            run.task.warn("could not tell the host to stop; waiting for the stage to end");
+        }
+        tokio::select! {
+            result = run.read_frames() => result,
+            () = cancel.reached(2) => {
+                let id = run.begun.last().copied().unwrap_or(0);
+                let failure = Failure { lost: true, ..Failure::new(Outcome::Interrupted, "interrupted twice") };
+                Err(StepFailure { id, failure })
+            }
+        }
+    }
+
+    /// The first stage of a run takes a new epoch and leaves what later work on the host needs.
+    fn begin_run(&mut self, stage: &mut Stage) {
+        if self.began_run {
+            return;
+        }
+        self.began_run = true;
+        stage.step(0, "begin_run", &[&self.task.controller.options.identity]);
+        if self.plan.lifecycle == Lifecycle::Simple {
+            stage.step(0, "keep_script", &[HOST_SCRIPT]);
+        }
+    }
+
+    async fn read_frames(&mut self) -> Result<(), StepFailure> {
+        let mut failed = None;
+        loop {
+            let frame = self.shell.frame().await;
+            match frame {
+                Ok(Frame::Begin(id)) => self.begin(id),
+                Ok(Frame::Out(id, line)) => self.output(id, line),
+                Ok(Frame::Done(id, note)) => self.done(id, note),
+                Ok(Frame::Fact(key, value)) => {
+                    if key == "invocation" {
+                        self.invocation = value;
+                    }
+                }
+                Ok(Frame::Fail(id, kind, text)) => {
+                    self.task.emit(EventKind::StepFailed { step: id, reason: text.clone() });
+                    failed = Some(StepFailure { id, failure: Failure::host(&kind, &text) });
+                }
+                Ok(Frame::End) => return failed.map_or(Ok(()), Err),
+                Err(mut failure) => {
+                    failure.lost = true;
+                    let id = self.begun.last().copied().unwrap_or(0);
+                    return Err(failed.unwrap_or(StepFailure { id, failure }));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, id: StepId) {
+        self.started_at.insert(id, Instant::now());
+        let Some(step) = self.step(id) else { return };
+        let title = match (&step.undo, self.undoing) {
+            (Undo::By { step }, true) => step.to_string(),
+            _ => step.action.to_string(),
+        };
+        if !self.undoing {
+            self.begun.push(id);
+            self.last_output.clear();
+        }
+        self.task.emit(EventKind::StepStarted { step: id, title, undoing: self.undoing });
+    }
+
+    fn output(&mut self, id: StepId, line: String) {
+        if !self.undoing {
+            if self.last_output.len() >= LAST_OUTPUT {
+                self.last_output.remove(0);
+            }
+            self.last_output.push(line.clone());
+        }
+        self.task.emit(EventKind::Output { step: id, line });
+    }
+
+    fn done(&mut self, id: StepId, note: String) {
+        if id == 0 {
+            return;
+        }
+        let ms = self.started_at.get(&id).map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.task.emit(EventKind::StepDone { step: id, note, ms });
+    }
+
+    fn step(&self, id: StepId) -> Option<&'a Step> {
+        self.plan.steps.iter().find(|s| s.id == id)
+    }
+
+    // ---- the way back --------------------------------------------------------------------------------------------------
+
+    async fn after_failure(&mut self, failed: StepFailure) -> RunEnd {
+        let mut failure = failed.failure;
+        if failure.lost {
+            if self.task.controller.cancel.level() >= 2 {
+                return RunEnd::Unknown(failure);
+            }
+            match self.find_again().await {
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
+                Err(_) if !self.changed_service() && !self.switch_was_sent() => {
+                    return RunEnd::Unchanged(failure);
+                }
+                Err(_) => return RunEnd::Unknown(failure),
+            }
+            // Undoing tolerates steps that were never done: after a loss of contact, all that were sent are undone.
+            self.begun = self.plan.steps.iter().filter(|s| s.stage != PlanStage::Finish).map(|s| s.id).collect();
+        }
+        let stage = self.step(failed.id).map_or(PlanStage::Prepare, |s| s.stage);
+        if stage == PlanStage::Finish {
+            return RunEnd::Completed { warning: Some(failure.problem) };
+        }
+        if self
+            .step(failed.id)
+            .is_some_and(|s| matches!(s.action, Action::CheckHealth { .. } | Action::Restart { .. } | Action::Confirm { .. }))
+        {
+            failure = self.name_the_service(failure);
+        }
+        let changed = self.changed_service();
+        let stays = self
+            .begun
+            .iter()
+            .filter_map(|id| self.step(*id))
+            .any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }));
+        match self.undo().await {
+            Err(undo) => RunEnd::NotRestored { failure, undo },
+            Ok(()) if changed && stays => RunEnd::Left(failure),
+            Ok(()) if changed => RunEnd::RolledBack(failure),
+            Ok(()) => RunEnd::Unchanged(failure),
+        }
+    }
+
+    /// Makes a supervisor's word a sentence about the service.
+    fn name_the_service(&self, failure: Failure) -> Failure {
+        let health = "failed its health check";
+        if failure.outcome == Outcome::Interrupted || failure.problem.contains(health) {
+            return failure;
+        }
+        let mut causes = vec![failure.problem.clone()];
+        causes.extend(failure.causes.clone());
+        Failure { problem: format!("`{}` {health}", self.plan.service), causes, ..failure }
+    }
+
+    fn changed_service(&self) -> bool {
+        self.begun.iter().filter_map(|id| self.step(*id)).any(|s| s.stage == PlanStage::Switch)
+    }
+
+    /// Whether a stage that holds a Switch step may have reached the host although none was seen to begin.
+    fn switch_was_sent(&self) -> bool {
+        self.began_run && self.plan.steps.iter().any(|s| s.stage == PlanStage::Switch)
+    }
+
+    async fn undo(&mut self) -> Result<(), Failure> {
+        self.undoing = true;
+        let mut stage = Stage::default();
+        stage.call("rm", &["-f", &format!("{}/.roadie/cancel", self.plan.assumes.root)]);
+        self.begin_run(&mut stage);
+        let ids: Vec<StepId> = self.begun.iter().rev().copied().collect();
+        for id in ids {
+            let Some(Step { undo: Undo::By { step }, .. }) = self.step(id) else {
+                continue;
+            };
+            self.add(&mut stage, id, step);
+            if let Action::Restore { health, .. } = step {
+                self.send_and_read(&std::mem::take(&mut stage), id).await.map_err(|f| f.failure)?;
+                if health::is_remote(&health.probe) {
+                    self.probe(id, health).await?;
+                }
+                stage.step(id, "stays_up_as", &[&self.invocation, &tenths(health.stable_for)]);
+                stage.step(id, "disarm_guard", &[]);
+            }
+        }
+        self.send_and_read(&stage, 0).await.map_err(|f| f.failure)
+    }
+
+    /// Seeks contact again and reads what is true. `Ok(None)`: undo it; `Ok(Some)`: that is how it ended.
+    async fn find_again(&mut self) -> Result<Option<RunEnd>, Failure> {
+        self.task.warn("contact was lost; looking for the host again");
+        let mut last = Failure::lost("the host did not answer again".into());
+        for attempt in 0..RECONNECTS {
+            tokio::time::sleep(Duration::from_secs(1 << attempt.min(3))).await;
+            match self.look_again().await {
+                Ok(end) => return Ok(end),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
+    async fn look_again(&mut self) -> Result<Option<RunEnd>, Failure> {
+        self.session = self.task.controller.reconnect(self.task.host).await?;
+        // While the stage that lost us still runs, it holds the lock: that is an error here, and the next attempt's turn.
+        let (shell, facts) = self.task.observe(&self.session, true).await?;
+        self.shell = shell;
+        self.began_run = false;
+        let new = facts.current.is_some() && facts.current == self.plan.release && !facts.unconfirmed;
+        if new && facts.current != self.plan.assumes.current {
+            return Ok(Some(RunEnd::Completed {
+                warning: Some("contact was lost in between; the host finished by itself".into()),
+            }));
+        }
+        Ok(None)
+    }
+
+    // ---- from actions to calls of the host script ----------------------------------------------------------------------
+
+    fn add(&self, stage: &mut Stage, id: StepId, action: &Action) {
+        match action {
+            Action::Upload { .. } => {}
+            Action::Unpack { release, source: Source::Archive { sha256 } } => {
+                let package = self.plan.package.as_ref().map_or("", |p| p.as_str());
+                stage.step(id, "unpack_archive", &[release.as_str(), sha256, package]);
+            }
+            Action::Unpack { release, source: Source::Release(from) } => {
+                stage.step(id, "unpack_release", &[release.as_str(), from.as_str()]);
+            }
+            Action::WriteFiles { release } => self.add_files(stage, id, release.as_str()),
+            Action::Seal { release, package, version } => stage.step(id, "seal", &[release.as_str(), package.as_str(), version]),
+            Action::RunSetup { release, digest, timeout_s } => {
+                stage.step(id, "setup", &[release.as_str(), digest, &timeout_s.to_string()]);
+            }
+            Action::ArmGuard { back_to, deadline_s } => {
+                let back = back_to.as_ref().map_or("none", |r| r.as_str());
+                stage.step(id, "arm_guard", &[back, &deadline_s.to_string()]);
+            }
+            Action::DisarmGuard => stage.step(id, "disarm_guard", &[]),
+            Action::InstallUnit { release } => stage.step(id, "install_unit", &[release.as_str()]),
+            Action::RemoveUnit => stage.step(id, "remove_unit", &[]),
+            Action::Switch { to, .. } => stage.step(id, "switch", &[to.as_ref().map_or("", |r| r.as_str())]),
+            Action::Restart { .. } => stage.step(id, "restart", &[]),
+            Action::Start | Action::Restore { .. } => stage.step(id, "start", &[]),
+            Action::Stop => stage.step(id, "stop", &[]),
+            Action::CheckHealth { health } => self.add_health(stage, id, health),
+            Action::Confirm { release, health } => {
+                let invocation = if self.invocation_is_known() { &self.invocation } else { "" };
+                stage.step(id, "confirm", &[release.as_str(), invocation, &tenths(health.stable_for)]);
+            }
+            Action::Record { release, state } => stage.step(id, "record", &[release.as_str(), &state.to_string()]),
+            Action::Discard { release, package } => {
+                stage.step(id, "discard", &[release.as_str(), package.as_ref().map_or("", |p| p.as_str())]);
+            }
+            Action::Prune { remove } => {
+                let ids: Vec<&str> = remove.iter().map(|r| r.as_str()).collect();
+                stage.step(id, "prune", &ids);
+            }
+            Action::Remove => stage.step(id, "remove_all", &[]),
+        }
+    }
+
+    /// When start and confirmation travel in one stage, the host itself remembers the start.
+    fn invocation_is_known(&self) -> bool {
+        self.plan.steps.iter().any(|s| matches!(&s.action, Action::CheckHealth { health } if health::is_remote(&health.probe)))
+    }
+
+    fn add_files(&self, stage: &mut Stage, id: StepId, release: &str) {
+        let Some(r) = &self.plan.rendered else { return };
+        let lifecycle = match self.plan.lifecycle {
+            Lifecycle::Systemd => "systemd",
+            Lifecycle::Simple => "simple",
+        };
+        let args = [release, &r.unit, &r.config, r.env.reveal(), r.run.reveal(), &r.health, lifecycle, &r.manifest];
+        stage.step(id, "write_files", &args);
+    }
+
+    fn add_health(&self, stage: &mut Stage, id: StepId, health: &Health) {
+        match &health.probe {
+            Probe::Exec(command) => {
+                let (interval, timeout) = (tenths(health.interval), tenths(health.timeout));
+                stage.step(id, "health_exec", &[command, &interval, &timeout, &health.good.to_string()]);
+            }
+            // sd_notify is what `systemctl restart` waited for.
+            Probe::Notify | Probe::StaysUp => stage.step(id, "stays_up", &[&tenths(health.stable_for)]),
+            Probe::Http(_) | Probe::Tcp(_) => {}
+        }
+    }
+}
+
+/// Asks a running stage to stop at the next step, and a running setup to stop now.
+fn stop_script(plan: &HostPlan) -> String {
+    format!(": >{}", roadie_model::sh::quote(&format!("{}/.roadie/cancel", plan.assumes.root)))
+}
+
+fn tenths(duration: Duration) -> String {
+    duration.as_millis().div_ceil(100).to_string()
+}

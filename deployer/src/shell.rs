@@ -1,0 +1,299 @@
+//! One long-lived `sh` on a host, fed with the host script and then with stages; its answers are tagged lines.
+
+use crate::failure::Failure;
+use bytes::Bytes;
+use roadie_model::definition::{Lifecycle, RuntimeKind, Scope, Service};
+use roadie_model::sh::quote;
+use roadie_transport::{Chunk, Exit, Process, Session};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// The only code that changes a host.
+pub const HOST_SCRIPT: &str = include_str!("../../templates/host.sh");
+
+/// Lines longer than this are cut: a host must not fill our memory.
+const MAX_LINE: usize = 64 << 10;
+/// Untagged output kept for error messages.
+const MAX_NOISE: usize = 8 << 10;
+
+/// A tagged line from the host script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// `fact KEY VALUE`.
+    Fact(String, String),
+    /// A step begins.
+    Begin(u32),
+    /// A line of output of a step.
+    Out(u32, String),
+    /// A step ended well, with a remark.
+    Done(u32, String),
+    /// A step failed: id, kind word, text.
+    Fail(u32, String, String),
+    /// The stage is over.
+    End,
+}
+
+/// An open shell on a host for one service.
+pub struct HostShell {
+    process: Box<dyn Process>,
+    tag: String,
+    stdout: Vec<u8>,
+    noise: Vec<u8>,
+    exit: Option<Exit>,
+}
+
+impl HostShell {
+    /// Starts the shell (as root through `sudo -n` in system scope when the login user is not root) and loads the host script.
+    pub async fn open(session: &Arc<dyn Session>, service: &Service) -> Result<Self, Failure> {
+        let process = session.start(&bootstrap(service)).await.map_err(Failure::transport)?;
+        let mut shell = Self { process, tag: tag(), stdout: Vec::new(), noise: Vec::new(), exit: None };
+        let preamble = shell.preamble(service);
+        shell.write(preamble).await?;
+        Ok(shell)
+    }
+
+    fn preamble(&self, service: &Service) -> String {
+        // The braces make sh read all of it before it runs any: a cut connection leaves nothing half-defined.
+        format!(
+            "LOGIN_HOME=$1\nBASE={}\nR={} NAME={} SCOPE={} LIFE={}\n{{\n{HOST_SCRIPT}\n}}\n",
+            quote(""),
+            quote(&self.tag),
+            quote(service.name.as_str()),
+            if is_system(service) { "system" } else { "user" },
+            lifecycle_word(service.deploy.lifecycle),
+        )
+    }
+
+    async fn write(&mut self, text: String) -> Result<(), Failure> {
+        match self.process.write(Bytes::from(text)).await {
+            Ok(()) => Ok(()),
+            // The shell is gone already; what it said on the way out tells more than the broken pipe.
+            Err(error) => Err(self.drain().await.unwrap_or_else(|| Failure::transport(error))),
+        }
+    }
+
+    /// Sends one stage. Its frames follow until [`Frame::End`].
+    pub async fn send(&mut self, stage: &Stage) -> Result<(), Failure> {
+        self.write(format!("{{\nstopped=\n{}\nsay end\n}} </dev/null 2>&1\n", stage.text)).await
+    }
+
+    /// Sends a script that prints raw lines instead of frames and reads standard input itself.
+    pub async fn send_raw(&mut self, script: &str) -> Result<(), Failure> {
+        self.write(format!("{{\n{script}\nexit 0\n}}\n")).await
+    }
+
+    /// The next frame. Untagged lines are kept as noise for messages.
+    ///
+    /// # Errors
+    /// [`Failure`] when the shell ends: sudo refused, contact lost, killed.
+    pub async fn frame(&mut self) -> Result<Frame, Failure> {
+        loop {
+            while let Some(line) = self.take_line() {
+                match line.strip_prefix(self.tag.as_str()).and_then(|rest| parse_frame(rest.trim_start_matches(' '))) {
+                    Some(frame) => return Ok(frame),
+                    None => self.note(line.as_bytes()),
+                }
+            }
+            match self.process.next().await {
+                Some(Chunk::Stdout(data)) => self.stdout.extend_from_slice(&data),
+                Some(Chunk::Stderr(data)) => self.note(&data),
+                Some(Chunk::Exit(exit)) => self.exit = Some(exit),
+                None => return Err(self.ended()),
+            }
+            if self.exit.is_some() && !self.stdout.contains(&b'\n') {
+                return Err(self.ended());
+            }
+        }
+    }
+
+    /// The next raw line of a script sent with [`HostShell::send_raw`]; `None` when it ended.
+    pub async fn raw_line(&mut self) -> Option<String> {
+        loop {
+            if let Some(line) = self.take_line() {
+                return Some(line);
+            }
+            match self.process.next().await? {
+                Chunk::Stdout(data) => self.stdout.extend_from_slice(&data),
+                Chunk::Stderr(data) => self.note(&data),
+                Chunk::Exit(exit) => self.exit = Some(exit),
+            }
+        }
+    }
+
+    /// Why the shell ended before it was asked to, if it ended.
+    pub fn end_reason(&self) -> Option<Failure> {
+        match &self.exit {
+            None | Some(Exit::Status(0)) => None,
+            Some(_) => Some(self.ended()),
+        }
+    }
+
+    /// Closes standard input: the shell leaves, and its lock is free. Waits for its end.
+    pub async fn close(mut self) {
+        if self.exit.is_none() && self.process.close_stdin().await.is_ok() {
+            let drained = async { while self.process.next().await.is_some() {} };
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), drained).await;
+        }
+    }
+
+    async fn drain(&mut self) -> Option<Failure> {
+        while let Some(chunk) = self.process.next().await {
+            match chunk {
+                Chunk::Stdout(data) | Chunk::Stderr(data) => self.note(&data),
+                Chunk::Exit(exit) => self.exit = Some(exit),
+            }
+        }
+        self.exit.is_some().then(|| self.ended())
+    }
+
+    fn take_line(&mut self) -> Option<String> {
+        let end = match self.stdout.iter().position(|b| *b == b'\n') {
+            Some(end) => end,
+            None if self.stdout.len() > MAX_LINE => self.stdout.len() - 1,
+            None => return None,
+        };
+        let line: Vec<u8> = self.stdout.drain(..=end).collect();
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        Some(sanitise(&String::from_utf8_lossy(&line[..line.len().min(MAX_LINE)])))
+    }
+
+    fn note(&mut self, data: &[u8]) {
+        let room = MAX_NOISE.saturating_sub(self.noise.len());
+        self.noise.extend_from_slice(&data[..data.len().min(room)]);
+        self.noise.push(b'\n');
+    }
+
+    fn ended(&self) -> Failure {
+        let noise = String::from_utf8_lossy(&self.noise);
+        let said: Vec<String> = noise.lines().filter(|l| !l.trim().is_empty()).map(sanitise).collect();
+        match &self.exit {
+            Some(Exit::Status(code)) => Failure::shell_ended(*code, &said),
+            Some(Exit::Signal(signal)) => Failure::lost(format!("the shell on the host was killed by SIG{signal}")),
+            Some(Exit::Lost) | None => Failure::lost("connection closed".into()),
+        }
+    }
+}
+
+/// One compound command for the host: steps in order, of which the first failure stops the rest.
+#[derive(Debug, Default)]
+pub struct Stage {
+    text: String,
+}
+
+impl Stage {
+    /// Adds a call of a host script function outside of any step.
+    pub fn call(&mut self, function: &str, args: &[&str]) {
+        let _ = writeln!(self.text, "{function}{}", words(args));
+    }
+
+    /// Adds a step.
+    pub fn step(&mut self, id: u32, function: &str, args: &[&str]) {
+        let _ = writeln!(self.text, "step {id} {function}{}", words(args));
+    }
+}
+
+fn words(args: &[&str]) -> String {
+    args.iter().fold(String::new(), |mut text, a| {
+        text.push(' ');
+        text.push_str(&quote(a));
+        text
+    })
+}
+
+fn is_system(service: &Service) -> bool {
+    service.runtime == RuntimeKind::Remote && service.deploy.scope == Scope::System
+}
+
+fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
+    match lifecycle {
+        Lifecycle::Systemd => "systemd",
+        Lifecycle::Simple => "simple",
+    }
+}
+
+/// The command that becomes the shell. The login shell may be anything that can start `sh -c`.
+fn bootstrap(service: &Service) -> String {
+    let script = if is_system(service) {
+        r#"if [ "$(id -u)" = 0 ]; then exec sh -s -- "$HOME"; else exec sudo -n -- sh -s -- "$HOME"; fi"#
+    } else {
+        r#"exec sh -s -- "$HOME""#
+    };
+    format!("exec sh -c {}", quote(script))
+}
+
+/// The same, for one short script beside a running shell.
+pub fn one_shot(service: &Service, script: &str) -> String {
+    let inner = quote(script);
+    let script = if is_system(service) {
+        format!(r#"if [ "$(id -u)" = 0 ]; then exec sh -c {inner} sh "$HOME"; else exec sudo -n -- sh -c {inner} sh "$HOME"; fi"#)
+    } else {
+        format!(r#"exec sh -c {inner} sh "$HOME""#)
+    };
+    format!("exec sh -c {}", quote(&script))
+}
+
+/// A tag that output of services and setup cannot guess.
+fn tag() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("@roadie-{:016x}{:016x}", random(), random())
+}
+
+fn parse_frame(text: &str) -> Option<Frame> {
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let numbered = |rest: &str| {
+        let (id, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        Some((id.parse::<u32>().ok()?, text.to_owned()))
+    };
+    Some(match word {
+        "fact" => {
+            let (key, value) = rest.split_once(' ').unwrap_or((rest, ""));
+            Frame::Fact(key.to_owned(), value.trim().to_owned())
+        }
+        "begin" => Frame::Begin(rest.trim().parse().ok()?),
+        "out" => numbered(rest).map(|(id, text)| Frame::Out(id, text))?,
+        "done" => numbered(rest).map(|(id, text)| Frame::Done(id, text))?,
+        "fail" => {
+            let (id, text) = numbered(rest)?;
+            let (kind, text) = text.split_once(' ').unwrap_or((&text, ""));
+            Frame::Fail(id, kind.to_owned(), text.to_owned())
+        }
+        "end" => Frame::End,
+        _ => return None,
+    })
+}
+
+/// Takes away what could steer a terminal: control characters, escape sequences, text direction overrides.
+pub fn sanitise(line: &str) -> String {
+    let bidi = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    line.chars()
+        .map(|c| {
+            if c == '\t' {
+                c
+            } else if c.is_control() || bidi(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_and_garbage_is_not() {
+        assert_eq!(parse_frame("fact machine x86_64"), Some(Frame::Fact("machine".into(), "x86_64".into())));
+        assert_eq!(parse_frame("done 3 "), Some(Frame::Done(3, String::new())));
+        assert_eq!(parse_frame("fail 0 locked by me, since"), Some(Frame::Fail(0, "locked".into(), "by me, since".into())));
+        assert_eq!(parse_frame("begin x"), None);
+        assert_eq!(parse_frame("hello"), None);
+    }
+
+    #[test]
+    fn terminals_are_not_steered() {
+        assert_eq!(sanitise("a\x1b[31mb\u{202e}c\td"), "a\u{fffd}[31mb\u{fffd}c\td");
+    }
+}

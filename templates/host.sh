@@ -1,0 +1,697 @@
+# roadie's host script: the only code that changes a host. POSIX sh; shellcheck -s sh.
+#
+# The controller sends it to `sh -s` over an ssh session (or to a local shell), followed by one compound command per stage. A
+# stage is parsed whole before it runs, so a connection that is cut while sending cannot run half of it. Answers are lines
+# that start with a tag only this session knows ($R); everything else on standard output is noise.
+#
+# Set before this text by the controller: R (answer tag), NAME (service), SCOPE (system|user), LIFE (systemd|simple),
+# LOGIN_HOME, BASE (folder of all services, empty for the scope's default).
+# The same text is kept on the host as .roadie/host.sh, where the supervisor of the simple lifecycle runs it.
+#
+# shellcheck shell=sh
+# SC2015: `a && b || { bad ...; return 1; }` is meant as it reads: any failure of the chain is the failure.
+# SC2153: the variables in capitals come from the controller. SC3013: -ef is in dash, bash, ksh and busybox.
+# shellcheck disable=SC2015,SC2153,SC3013
+set -u
+LC_ALL=C
+PATH=${PATH:-/bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL PATH
+umask 022
+# A stage that has begun is finished even when nobody listens any more; what follows is decided from the journal.
+trap '' HUP PIPE
+
+if [ -n "${BASE:-}" ]; then :
+elif [ "$SCOPE" = user ]; then BASE=$LOGIN_HOME/.local/share/roadie
+else BASE=/opt/roadie; fi
+ROOT=$BASE/$NAME
+S=$ROOT/.roadie
+INCOMING=$LOGIN_HOME/.roadie/incoming
+UNIT=roadie-$NAME.service
+SETUP_UNIT=roadie-setup-$NAME.service
+if [ "$SCOPE" = user ]; then
+  UNIT_DIR=$LOGIN_HOME/.config/systemd/user
+  WANTS=default.target.wants
+  USER_FLAG=--user
+  XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+  export XDG_RUNTIME_DIR
+else
+  UNIT_DIR=/etc/systemd/system
+  WANTS=multi-user.target.wants
+  USER_FLAG=
+fi
+EPOCH=0
+stopped=
+started_as=
+reason=
+note=
+kind=
+
+say() { printf '%s %s\n' "$R" "$*" 2>/dev/null; }
+fact() { printf '%s fact %s\n' "$R" "$*" 2>/dev/null; }
+sc() {
+  # shellcheck disable=SC2086 # empty or one flag
+  systemctl $USER_FLAG "$@"
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+sha() { sha256sum <"$1" 2>/dev/null | cut -c1-64; }
+first_line() { # FILE -> $line; 1 when there is none
+  line=
+  [ -r "$1" ] || return 1
+  IFS= read -r line <"$1" || [ -n "$line" ]
+}
+# Says why the step fails. KIND is a word that the controller acts on; TEXT is for people.
+bad() { # KIND TEXT
+  kind=$1
+  shift
+  reason=$*
+  return 1
+}
+# Writes a file so that it is there whole or not at all.
+put() { # PATH MODE TEXT
+  rm -f "$1.new" || return 1
+  (umask 077; printf '%s' "$3" >"$1.new") 2>/dev/null && chmod "$2" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"
+}
+journal() { # EVENT DETAIL
+  printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$(date +%s)" "$1" "$2" >>"$S/journal.jsonl" &&
+    sync "$S/journal.jsonl"
+}
+systemd_answers() {
+  if [ "$SCOPE" = user ]; then [ -S "$XDG_RUNTIME_DIR/systemd/private" ]; else [ -d /run/systemd/system ]; fi
+}
+current_id() { # -> $cur
+  cur=$(readlink "$ROOT/current" 2>/dev/null) || { cur=; return 1; }
+  cur=${cur##*/}
+}
+# The lifecycle belongs to the release: the way back may lead to another one.
+life_of() { # RELEASE-DIR -> $life
+  life=$LIFE
+  if first_line "$1/lifecycle"; then life=$line; fi
+}
+proc_start() { # PID -> $started; 1 when there is no such process
+  started=
+  [ -r "/proc/$1/stat" ] || return 1
+  read -r started <"/proc/$1/stat" || return 1
+  # The name in brackets may hold spaces; behind it, start time is field 20.
+  started=${started##*) }
+  # shellcheck disable=SC2086
+  set -- $started
+  shift 19
+  started=$1
+}
+
+# ---- lock and facts -------------------------------------------------------------------------------------------------------
+
+# The lock is a flock held by this very process: it cannot go stale. An epoch that only grows fences off older runs.
+lock() { # HOLDER
+  if ! mkdir -p "$S/records" 2>/dev/null || ! chmod 700 "$S" || ! (: >>"$S/lock") 2>/dev/null; then
+    say "fail 0 unwritable cannot write $S: $(mkdir -p "$S/records" 2>&1 | tail -n 1)"
+    exit 0
+  fi
+  exec 9>>"$S/lock"
+  if ! flock -n 9 || ! [ "$S/lock" -ef "/proc/$$/fd/9" ]; then
+    first_line "$S/holder" || line='(unknown)'
+    say "fail 0 locked $line"
+    exit 0
+  fi
+  # A release that never came about leaves nothing: see leave.
+  trap leave EXIT
+  rm -f "$S/cancel"
+  put "$S/holder" 600 "$1, since $(date -u +%Y-%m-%dT%H:%M:%SZ), pid $$
+" || { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
+}
+leave() {
+  rm -f "$S/holder" "$S/cancel"
+  if [ ! -e "$ROOT/current" ] && [ ! -d "$ROOT/releases" ] && [ ! -e "$S/epoch" ]; then
+    rm -f "$S/lock"
+    rmdir "$S/records" "$S" "$ROOT" "$BASE" 2>/dev/null
+  fi
+  :
+}
+begin_run() { # WHO
+  EPOCH=0
+  if first_line "$S/epoch"; then EPOCH=$line; fi
+  EPOCH=$((EPOCH + 1))
+  put "$S/epoch" 600 "$EPOCH
+" && journal begin "$1" && return 0
+  bad failed "cannot write $S/epoch (disk full or read-only?)"
+}
+
+keep_script() { # TEXT of this script, for the supervisor of the simple lifecycle
+  put "$S/host.sh" 700 "$1" && return 0
+  bad failed "cannot write $S/host.sh (disk full?)"
+}
+
+observe() {
+  fact "machine $(uname -m)"
+  fact "uid $(id -u)"
+  fact "home $LOGIN_HOME"
+  fact "root $ROOT"
+  if has getconf; then fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"; fi
+  if systemd_answers; then
+    line=$(systemctl --version 2>/dev/null | head -n 1)
+    fact "systemd $line"
+  fi
+  for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut; do
+    has "$t" || fact "missing $t"
+  done
+  dir=$ROOT
+  while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
+  fact "space $(df -Pk "$dir" 2>/dev/null | tail -n 1)"
+  fact "inodes $(df -Pi "$dir" 2>/dev/null | tail -n 1)"
+  if first_line "$S/epoch"; then fact "epoch $line"; fi
+  if current_id; then
+    fact "current $cur"
+    if [ -r "$ROOT/current/unit" ]; then fact "unit $(base64 <"$ROOT/current/unit" | tr -d '\n')"; fi
+    if [ -r "$ROOT/current/config.toml" ]; then fact "config $(base64 <"$ROOT/current/config.toml" | tr -d '\n')"; fi
+  fi
+  for f in "$S"/records/*; do
+    first_line "$f" || continue
+    case $f in *.new) continue ;; esac
+    id=${f##*/}
+    complete=0
+    if first_line "$ROOT/releases/$id/COMPLETE" && [ "$line" = "$(sha "$ROOT/releases/$id/MANIFEST")" ]; then complete=1; fi
+    first_line "$f"
+    health=-
+    if [ -r "$ROOT/releases/$id/health.json" ]; then health=$(base64 <"$ROOT/releases/$id/health.json" | tr -d '\n'); fi
+    fact "release $id $complete $health $line"
+  done
+  if [ -e "$UNIT_DIR/$UNIT" ]; then fact "installed_unit $(sha "$UNIT_DIR/$UNIT")"; fi
+  if first_line "$S/setup"; then fact "setup $line"; fi
+  if first_line "$S/guard"; then fact "guard $line"; fi
+  service_facts
+}
+service_facts() {
+  life_of "$ROOT/current"
+  if [ "$life" = systemd ]; then
+    systemd_answers || return 0
+    sc show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null |
+      while IFS= read -r line; do fact "unit_state $line"; done
+    IFS=' ' read -r line _ </proc/uptime
+    fact "uptime $line"
+  else
+    simple_state
+    fact "simple_state $state ${child:--} ${restarts:-0} ${since:-0} $(date +%s) ${detail:-}"
+  fi
+}
+
+# ---- steps ----------------------------------------------------------------------------------------------------------------
+
+step() { # ID FUNCTION ARGS...
+  [ -z "$stopped" ] || return 0
+  step_id=$1
+  shift
+  if [ -e "$S/cancel" ]; then
+    stopped=1
+    say "fail $step_id cancelled asked to stop"
+    return 0
+  fi
+  say "begin $step_id"
+  note=
+  reason=
+  kind=failed
+  if [ "$EPOCH" -gt 0 ] && first_line "$S/epoch" && [ "$line" != "$EPOCH" ]; then
+    stopped=1
+    say "fail $step_id superseded run $line has taken over"
+  elif "$@"; then
+    say "done $step_id $note"
+  else
+    stopped=1
+    say "fail $step_id $kind ${reason:-$1 failed}"
+  fi
+}
+out() { # prints standard input as output of the running step
+  while IFS= read -r line || [ -n "$line" ]; do say "out $step_id $line"; done
+}
+
+unpack_archive() { # RELEASE SHA256 PACKAGE
+  tmp=$ROOT/releases/.tmp-$1
+  rm -rf "$tmp" "$S/incoming.tar.gz" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
+  # Copied before it is verified: the login user could change its own file in between.
+  err=$(cp "$INCOMING/$3.tar.gz" "$S/incoming.tar.gz" 2>&1) || { bad failed "$err"; return 1; }
+  rm -f "$INCOMING/$3.tar.gz"
+  if [ "$(sha "$S/incoming.tar.gz")" != "$2" ]; then
+    rm -f "$S/incoming.tar.gz"
+    bad integrity "the archive that arrived is not the one that was sent"
+    return 1
+  fi
+  err=$(gzip -dc <"$S/incoming.tar.gz" 2>&1 >"$S/incoming.tar") && err=$(tar -xof "$S/incoming.tar" -C "$tmp" 2>&1) ||
+    { bad failed "cannot unpack: $err"; rm -f "$S/incoming.tar.gz" "$S/incoming.tar"; return 1; }
+  rm -f "$S/incoming.tar.gz" "$S/incoming.tar"
+}
+unpack_release() { # RELEASE FROM
+  tmp=$ROOT/releases/.tmp-$1
+  rm -rf "$tmp" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
+  err=$(cp -a "$ROOT/releases/$2/." "$tmp/" 2>&1) || { bad failed "cannot copy release $2: $err"; return 1; }
+  (cd "$tmp" && rm -f COMPLETE MANIFEST unit config.toml env run.sh health.json lifecycle)
+}
+# Files rendered for this host. The environment and what starts the service are for root alone.
+write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
+  tmp=$ROOT/releases/.tmp-$1
+  put "$tmp/unit" 644 "$2" && put "$tmp/config.toml" 644 "$3" && put "$tmp/env" 600 "$4" && put "$tmp/run.sh" 700 "$5" &&
+    put "$tmp/health.json" 644 "$6" && put "$tmp/lifecycle" 644 "$7" && put "$tmp/MANIFEST" 600 "$8" && return 0
+  bad failed "cannot write into $tmp (disk full?)"
+}
+verify_tree() { # DIR
+  bad_file=$(cd "$1" && sha256sum -c MANIFEST 2>&1 >/dev/null) || { bad integrity "files differ from the manifest: $bad_file"; return 1; }
+  listed=$(wc -l <"$1/MANIFEST")
+  present=$(find "$1" -type f ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" | wc -l)
+  strange=$(find "$1" ! -type f ! -type d | head -n 1)
+  if [ "$listed" -ne "$present" ] || [ -n "$strange" ]; then
+    bad integrity "release holds $present files, the manifest lists $listed ${strange:+(and $strange)}"
+    return 1
+  fi
+}
+# Publishing: verify, sync files and folders, mark, sync, rename, sync the parent.
+seal() { # RELEASE PACKAGE VERSION
+  tmp=$ROOT/releases/.tmp-$1
+  dir=$ROOT/releases/$1
+  if [ -d "$tmp" ]; then
+    verify_tree "$tmp" || return 1
+    find "$tmp" -exec sync {} + || { bad failed "cannot sync $tmp"; return 1; }
+    put "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
+" && sync "$tmp" || { bad failed "cannot write $tmp/COMPLETE"; return 1; }
+    rm -rf "$ROOT/releases/.old-$1"
+    if [ -d "$dir" ]; then mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
+    mv "$tmp" "$dir" && sync "$ROOT/releases" || { bad failed "cannot publish $dir"; return 1; }
+    rm -rf "$ROOT/releases/.old-$1"
+    record "$1" verified "$2" "$3"
+  else
+    verify_tree "$dir"
+  fi
+}
+record() { # RELEASE STATE [PACKAGE VERSION]
+  package=${3:-}
+  version=${4:-}
+  if [ -z "$package" ] && first_line "$S/records/$1"; then
+    # shellcheck disable=SC2086
+    set -- "$1" "$2" $line
+    package=$4
+    version=${7:-}
+  fi
+  put "$S/records/$1" 600 "$2 $package $EPOCH $(date +%s) $version
+" && sync "$S/records" && journal "$2" "$1" && return 0
+  bad failed "cannot write the record of release $1 (disk full?)"
+}
+discard() { # RELEASE PACKAGE
+  rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.tar.gz" "$S/incoming.tar"
+  [ -z "$2" ] || rm -f "$INCOMING/$2.tar.gz"
+  rmdir "$ROOT/releases" 2>/dev/null
+  :
+}
+
+# Setup runs out of the ssh session's reach: a lost connection cannot kill it half-way, a deadline kills all of it.
+setup() { # RELEASE DIGEST TIMEOUT-S
+  dir=$ROOT/releases/$1
+  log=$S/setup-$1.log
+  rm -f "$log" "$S/setup.status"
+  (umask 077; : >"$log")
+  rm -f "$S/setup"
+  shown=0
+  if systemd_answers && has systemd-run; then setup_by_systemd "$dir" "$3"; else setup_by_hand "$dir" "$3"; fi
+  result=$?
+  show_log
+  [ $result -eq 0 ] || return 1
+  put "$S/setup" 600 "$2
+" && journal setup "$1"
+}
+show_log() { # what has come since the last look, at most 64 KiB of it
+  size=$(wc -c <"$log" 2>/dev/null) || size=0
+  [ "$size" -gt "$shown" ] || return 0
+  tail -c "+$((shown + 1))" "$log" | head -c 65536 | out
+  shown=$size
+}
+setup_by_systemd() { # DIR TIMEOUT-S
+  sc stop "$SETUP_UNIT" 2>/dev/null
+  sc reset-failed "$SETUP_UNIT" 2>/dev/null
+  # shellcheck disable=SC2086,SC2016 # one flag or none; $0 is the inner shell's
+  err=$(systemd-run $USER_FLAG --quiet --unit="$SETUP_UNIT" -p RemainAfterExit=yes -p RuntimeMaxSec="$2" -p TimeoutStopSec=5 \
+    -p KillMode=control-group -p EnvironmentFile=-"$1/env" -p WorkingDirectory="$1" --setenv=DEBIAN_FRONTEND=noninteractive \
+    --setenv=HOME="$HOME" --setenv=PATH="$PATH" sh -c 'exec sh ./setup.sh >>"$0" 2>&1 </dev/null' "$log" 2>&1) ||
+    { bad setup "cannot start setup: $err"; return 1; }
+  while :; do
+    state=$(sc show "$SETUP_UNIT" -p ActiveState,SubState,Result,ExecMainStatus | tr '\n' ' ')
+    case $state in
+      *ActiveState=active*SubState=running*|*ActiveState=activating*|*ActiveState=deactivating*) ;;
+      *) break ;;
+    esac
+    if [ -e "$S/cancel" ]; then sc stop "$SETUP_UNIT"; bad cancelled "asked to stop during setup"; return 1; fi
+    show_log
+    sleep 0.1
+  done
+  sc stop "$SETUP_UNIT" 2>/dev/null
+  sc reset-failed "$SETUP_UNIT" 2>/dev/null
+  case $state in
+    *Result=success*) ;;
+    *Result=timeout*) bad setup "setup took longer than $2 s and was stopped with all its processes"; return 1 ;;
+    *Result=oom-kill*) bad setup "setup was killed: out of memory"; return 1 ;;
+    *) state=${state##*ExecMainStatus=}; state=${state%% *}; bad setup "setup ended with status $state"; return 1 ;;
+  esac
+}
+setup_by_hand() { # DIR TIMEOUT-S
+  # The words are expanded by the inner shell.
+  # shellcheck disable=SC2016
+  (
+    trap - HUP PIPE
+    exec 9>&-
+    cd "$1" && DEBIAN_FRONTEND=noninteractive exec setsid sh -c 'ROADIE_ENV_ONLY=1; . ./run.sh; unset ROADIE_ENV_ONLY; sh ./setup.sh >>"$0" 2>&1; echo $? >"$1.new"; mv "$1.new" "$1"' "$log" "$S/setup.status"
+  ) </dev/null >/dev/null 2>&1 &
+  pid=$!
+  ticks=0
+  while kill -0 "$pid" 2>/dev/null && [ ! -e "$S/setup.status" ]; do
+    if [ -e "$S/cancel" ]; then kill -KILL "-$pid" 2>/dev/null; bad cancelled "asked to stop during setup"; return 1; fi
+    if [ $ticks -ge $(($2 * 10)) ]; then
+      kill -KILL "-$pid" 2>/dev/null
+      bad setup "setup took longer than $2 s and was stopped with its process group"
+      return 1
+    fi
+    show_log
+    sleep 0.1
+    ticks=$((ticks + 1))
+  done
+  kill -KILL "-$pid" 2>/dev/null
+  wait "$pid" 2>/dev/null
+  first_line "$S/setup.status" || line=unknown
+  rm -f "$S/setup.status"
+  [ "$line" = 0 ] || { bad setup "setup ended with status $line"; return 1; }
+}
+
+arm_guard() { # BACK-TO DEADLINE-S
+  put "$S/guard" 600 "$1 $(($(date +%s) + $2)) $EPOCH
+" && sync "$S" && journal armed "$1" && return 0
+  bad failed "cannot write $S/guard (disk full?)"
+}
+disarm_guard() {
+  rm -f "$S/guard" && sync "$S" && journal disarmed "" && return 0
+  bad failed "cannot remove $S/guard"
+}
+install_unit() { # RELEASE
+  life_of "$ROOT/releases/$1"
+  if [ "$life" != systemd ]; then
+    if [ -e "$UNIT_DIR/$UNIT" ]; then remove_unit; fi
+    return 0
+  fi
+  simple_stop
+  if [ "$(sha "$ROOT/releases/$1/unit")" = "$(sha "$UNIT_DIR/$UNIT")" ] && [ -e "$UNIT_DIR/$WANTS/$UNIT" ]; then
+    note="unchanged"
+    return 0
+  fi
+  mkdir -p "$UNIT_DIR" && rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
+    sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" && sync "$UNIT_DIR" ||
+    { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
+  err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }
+  err=$(sc enable --quiet "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
+  if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
+}
+remove_unit() {
+  sc disable --quiet "$UNIT" 2>/dev/null
+  sc stop "$UNIT" 2>/dev/null
+  rm -f "$UNIT_DIR/$UNIT" "$UNIT_DIR/$WANTS/$UNIT" && sc daemon-reload 2>/dev/null
+  sc reset-failed "$UNIT" 2>/dev/null
+  :
+}
+switch() { # TO, or nothing
+  if [ -z "${1:-}" ]; then rm -f "$ROOT/current"; sync "$ROOT"; journal switched none; return; fi
+  [ -e "$ROOT/releases/$1/COMPLETE" ] || { bad integrity "release $1 is not complete"; return 1; }
+  rm -f "$ROOT/.current.new"
+  ln -s "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && sync "$ROOT" && journal switched "$1" ||
+    { bad failed "cannot switch $ROOT/current"; return 1; }
+}
+
+# ---- the process ----------------------------------------------------------------------------------------------------------
+
+restart() {
+  life_of "$ROOT/current"
+  if [ "$life" = systemd ]; then
+    sc reset-failed "$UNIT" 2>/dev/null
+    if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
+    why_failed
+    return 1
+  fi
+  simple_stop || return 1
+  simple_start && tell_invocation
+}
+start() {
+  is_up && { note="was running"; tell_invocation; return 0; }
+  restart
+}
+stop() {
+  life_of "$ROOT/current"
+  if [ "$life" = systemd ]; then
+    err=$(sc stop "$UNIT" 2>&1) || case $err in *"not loaded"*) ;; *) bad failed "systemctl stop: $err"; return 1 ;; esac
+    sc reset-failed "$UNIT" 2>/dev/null
+    :
+  else
+    simple_stop
+  fi
+}
+invocation() { # -> $inv (identity of this start), $ups (automatic restarts), $state
+  life_of "$ROOT/current"
+  if [ "$life" = systemd ]; then
+    inv='' ups=0 state=''
+    while IFS='=' read -r key value; do
+      case $key in InvocationID) inv=$value ;; NRestarts) ups=$value ;; ActiveState) state=$value ;; esac
+    done <<END
+$(sc show "$UNIT" -p InvocationID,NRestarts,ActiveState 2>/dev/null)
+END
+    [ "$state" = active ]
+  else
+    simple_state
+    inv=$child
+    ups=$restarts
+    [ "$state" = running ]
+  fi
+}
+is_up() { invocation; }
+tell_invocation() { invocation; started_as=$inv; fact "invocation $inv"; }
+why_failed() { # -> reason, with the last words of the service
+  if [ "$life" = systemd ]; then
+    detail=$(sc show "$UNIT" -p Result,ExecMainStatus,SubState 2>/dev/null | tr '\n' ' ')
+    bad start "the unit does not start (${detail% })"
+  else
+    bad start "the service does not stay up"
+  fi
+}
+last_words() { # LINES: the newest log lines of the current release, as output of the running step
+  life_of "$ROOT/current"
+  if [ "$life" = systemd ]; then
+    inv=$(sc show "$UNIT" -p InvocationID --value 2>/dev/null)
+    # shellcheck disable=SC2086
+    journalctl $USER_FLAG -q -n "$1" -o cat ${inv:+_SYSTEMD_INVOCATION_ID="$inv"} --no-pager 2>/dev/null | out
+  else
+    tail -n "$1" "$S/simple/log" 2>/dev/null | cut -d' ' -f3- | out
+  fi
+}
+# Up without a restart for so long, and still the same start.
+stable() { # INVOCATION TENTHS
+  ticks=0
+  while :; do
+    if ! invocation; then
+      why_failed
+      [ "$life" = systemd ] && reason="the service is ${state:-gone} (${detail% })"
+      return 1
+    fi
+    if [ "$inv" != "$1" ] || [ "$ups" != 0 ]; then
+      bad start "the service restarted within the window"
+      return 1
+    fi
+    [ $ticks -ge "$2" ] && return 0
+    if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
+    sleep 0.1
+    ticks=$((ticks + 1))
+  done
+}
+stays_up() { # TENTHS
+  stays_up_as "$started_as" "$1"
+}
+stays_up_as() { # INVOCATION TENTHS
+  stable "$1" "$2" && return 0
+  [ "$kind" = cancelled ] || last_words 20
+  return 1
+}
+health_exec() { # COMMAND INTERVAL-TENTHS TIMEOUT-TENTHS GOOD
+  ticks=0 good=0 runs=0
+  while :; do
+    runs=$((runs + 1))
+    if text=$(cd "$ROOT/current" && timeout "$(($3 / 10 + 1))" sh -c "$1" </dev/null 2>&1 9>&-); then
+      good=$((good + 1))
+      [ $good -ge "$4" ] && return 0
+    else
+      code=$? good=0
+    fi
+    if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
+    if [ $ticks -ge "$3" ]; then
+      bad health "\`$1\` ended with status ${code:-0}, $runs attempts: $(printf %s "$text" | tail -n 1)"
+      last_words 20
+      return 1
+    fi
+    pause=0
+    while [ $pause -lt "$2" ]; do sleep 0.1; pause=$((pause + 1)); done
+    ticks=$((ticks + $2 + 1))
+  done
+}
+confirm() { # RELEASE INVOCATION TENTHS
+  current_id
+  [ "$cur" = "$1" ] || { bad failed "current is $cur, not $1"; return 1; }
+  # Without a name it is the start that this very stage made.
+  stable "${2:-$started_as}" "$3" || { [ "$kind" = cancelled ] || last_words 20; return 1; }
+  record "$1" proven && disarm_guard
+}
+prune() { # RELEASES...
+  current_id
+  for id; do
+    [ "$id" != "$cur" ] || continue
+    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/setup-$id.log" || { bad failed "cannot delete release $id"; return 1; }
+  done
+  for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done
+  journal pruned "$*"
+}
+remove_all() {
+  stop || return 1
+  if [ -e "$UNIT_DIR/$UNIT" ]; then remove_unit; fi
+  # The lock goes last: whoever waits for it sees that its file is gone.
+  rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
+  rm -rf "$ROOT" && rmdir "$BASE" 2>/dev/null
+  rmdir "$INCOMING" "$LOGIN_HOME/.roadie" 2>/dev/null
+  if [ "$SCOPE" = system ] && [ -L "/var/lib/$NAME" ]; then note="state in /var/lib/private/$NAME is kept"; fi
+  :
+}
+
+# ---- simple lifecycle: a supervisor of our own, one per service -------------------------------------------------------------
+
+simple_state() { # -> $state, $child (pid-starttime), $restarts, $since, $detail, $supervisor
+  state=stopped child='' restarts=0 since=0 detail='' supervisor=''
+  [ -e "$ROOT/current" ] || state=absent
+  first_line "$S/simple/state" || return 0
+  # shellcheck disable=SC2086
+  set -- $line
+  state=$1 supervisor=$2 child=$3 restarts=$4 since=$5
+  shift 5
+  detail=$*
+  case $state in running|waiting)
+    # A supervisor is known by its pid and start time, so that a number used again is not mistaken for it.
+    if ! proc_start "${supervisor%-*}" || [ "$started" != "${supervisor#*-}" ]; then state=failed; detail="the supervisor is gone"; fi ;;
+  esac
+}
+simple_start() {
+  mkdir -p "$S/simple"
+  rm -f "$S/simple/state"
+  (
+    trap - HUP PIPE
+    exec 9>&- </dev/null >/dev/null 2>&1
+    cd / && NAME=$NAME SCOPE=$SCOPE LIFE=simple LOGIN_HOME=$LOGIN_HOME BASE=$BASE R=- exec setsid sh "$S/host.sh" supervise
+  ) &
+  ticks=0
+  while simple_state; [ "$state" != running ]; do
+    if [ "$state" = failed ] || [ $ticks -ge 50 ]; then bad start "the service does not start (${detail:-no supervisor})"; last_words 20; return 1; fi
+    sleep 0.1
+    ticks=$((ticks + 1))
+  done
+}
+simple_stop() {
+  [ -e "$S/simple/state" ] || return 0
+  simple_state
+  case $state in running|waiting) ;; *) rm -f "$S/simple/state"; return 0 ;; esac
+  kill -TERM "${supervisor%-*}" 2>/dev/null
+  ticks=0
+  while proc_start "${supervisor%-*}" && [ "$started" = "${supervisor#*-}" ]; do
+    if [ $ticks -ge 150 ]; then
+      kill -KILL "-${child%-*}" 2>/dev/null
+      kill -KILL "${supervisor%-*}" 2>/dev/null
+      note="did not stop by itself"
+    fi
+    sleep 0.1
+    ticks=$((ticks + 1))
+  done
+  rm -f "$S/simple/state"
+}
+simple_note() { # STATE DETAIL
+  put "$S/simple/state" 600 "$1 $me ${child:-none-0} $restarts $since $2
+"
+}
+# The supervisor's own process: starts the service, stamps and rotates its log, restarts it, gives up on a crash loop.
+supervise() {
+  proc_start "$$"
+  me=$$-$started
+  restarts=0 child='' since=$(date +%s) want=up quick=0
+  fifo=$S/simple/fifo
+  trap 'want=down; [ -z "$child" ] || kill -TERM "-${child%-*}" 2>/dev/null' TERM INT
+  while [ "$want" = up ]; do
+    release=$(readlink "$ROOT/current")
+    release=${release##*/}
+    rm -f "$fifo"
+    mkfifo -m 600 "$fifo" || { simple_note failed "cannot make $fifo"; exit 1; }
+    log_writer "$release" <"$fifo" &
+    writer=$!
+    began=$(date +%s)
+    setsid sh "$ROOT/current/run.sh" </dev/null >"$fifo" 2>&1 &
+    pid=$!
+    proc_start "$pid" || started=0
+    child=$pid-$started
+    since=$began
+    simple_note running ""
+    while :; do
+      wait "$pid"
+      code=$?
+      kill -0 "$pid" 2>/dev/null || break
+      # A signal ended the wait, not the service: give it its time, then end it.
+      stop_within "$pid" 100
+    done
+    kill -TERM "-$pid" 2>/dev/null
+    wait "$writer"
+    [ "$want" = up ] || break
+    if [ "$code" -eq 0 ]; then simple_note stopped "ended by itself with status 0"; rm -f "$fifo"; exit 0; fi
+    if [ $(($(date +%s) - began)) -lt 10 ]; then quick=$((quick + 1)); else quick=0; fi
+    if [ $quick -ge 5 ]; then simple_note failed "status $code, 5 times within 10 s of its start"; rm -f "$fifo"; exit 1; fi
+    restarts=$((restarts + 1))
+    child=
+    simple_note waiting "status $code"
+    sleep 1 &
+    wait $!
+  done
+  simple_note stopped "status ${code:-0}"
+  rm -f "$fifo"
+}
+stop_within() { # PID TENTHS
+  left=$2
+  while kill -0 "$1" 2>/dev/null; do
+    if [ "$left" -eq 0 ]; then kill -KILL "-$1" 2>/dev/null; return; fi
+    left=$((left - 1))
+    sleep 0.1
+  done
+}
+log_writer() { # RELEASE: stamps lines; keeps two files of at most 10 MiB
+  flags=
+  if awk -W version 2>&1 </dev/null | head -n 1 | grep -q mawk; then flags='-W interactive'; fi
+  # shellcheck disable=SC2086,SC2016 # one flag of mawk: it would keep lines back; $0 is awk's
+  TZ=UTC exec awk $flags -v file="$S/simple/log" -v release="$1" '
+    { print strftime("%Y-%m-%dT%H:%M:%SZ"), release, $0 >>file; fflush(file)
+      size += length($0) + 86
+      if (size > 10485760) { close(file); system("mv -f \"" file "\" \"" file ".1\""); size = 0 } }'
+}
+
+# ---- logs -----------------------------------------------------------------------------------------------------------------
+
+# Prints raw log lines until the reader goes away: that is when standard input ends.
+logs() { # FOLLOW LINES SINCE-S RELEASE
+  life_of "$ROOT/current"
+  set -- "$1" "$2" "$3" "$4"
+  if [ "$life" = systemd ]; then
+    # shellcheck disable=SC2046,SC2086
+    journalctl $USER_FLAG -q --no-pager -o json --all --output-fields=MESSAGE,ROADIE_RELEASE,_PID \
+      $([ "$SCOPE" = user ] && printf %s "--user-unit=$UNIT" || printf %s "--unit=$UNIT") \
+      $([ "$1" = 1 ] && printf %s -f) $([ -n "$2" ] && printf '%s' "-n$2") $([ -n "$3" ] && printf %s "--since=-${3}s") \
+      ${4:+ROADIE_RELEASE=$4} </dev/null 2>&1 &
+  elif [ "$1" = 1 ]; then
+    tail -n "${2:-+1}" -F "$S/simple/log" 2>/dev/null </dev/null &
+  else
+    { cat "$S/simple/log.1" "$S/simple/log" 2>/dev/null; } | tail -n "${2:-+1}" &
+  fi
+  reader=$!
+  if [ "$1" = 1 ]; then
+    cat >/dev/null
+    kill "$reader" 2>/dev/null
+  fi
+  wait "$reader" 2>/dev/null
+}
+
+case ${1:-} in supervise) supervise ;; esac
