@@ -10,6 +10,12 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod error;
+pub mod known_hosts;
+pub mod local;
+mod process;
+pub mod session;
+mod sftp;
+pub mod ssh;
 pub use error::TransportError;
 
 /// A byte stream to a port of the place, for example for a health probe.
