@@ -1,1 +1,0 @@
-//! YAML in, [`crate::definition::Definition`] out, with every mistake named at once.
