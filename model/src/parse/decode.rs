@@ -10,11 +10,12 @@ use std::time::Duration;
 pub struct Problems {
     files: Vec<String>,
     found: Vec<Diagnostic>,
+    hidden: Vec<(String, String)>,
 }
 
 impl Problems {
     pub fn new(files: Vec<String>) -> Self {
-        Self { files, found: Vec::new() }
+        Self { files, found: Vec::new(), hidden: Vec::new() }
     }
 
     pub fn add(&mut self, place: Place, message: &str, hint: Option<String>) {
@@ -26,8 +27,25 @@ impl Problems {
         self.add(place, &format!("`{}` is not a valid {}", error.value, error.kind), Some(error.rule.to_owned()));
     }
 
+    /// Keeps the value of variable `name` out of every message.
+    pub fn hide(&mut self, name: &str, value: &str) {
+        if value.len() > 2 {
+            self.hidden.push((format!("${{{name}}}"), value.to_owned()));
+        }
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.hidden.iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, name))
+    }
+
     /// All of them, sorted by place, none twice.
     pub fn finish(mut self) -> Result<(), Vec<Diagnostic>> {
+        let mut found = std::mem::take(&mut self.found);
+        for diagnostic in &mut found {
+            diagnostic.message = self.redact(&diagnostic.message);
+            diagnostic.hint = diagnostic.hint.as_ref().map(|h| self.redact(h));
+        }
+        self.found = found;
         self.found.sort();
         self.found.dedup();
         if self.found.is_empty() { Ok(()) } else { Err(self.found) }
@@ -68,15 +86,15 @@ impl<'a> Fields<'a> {
     pub fn bool(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let node = self.get(name)?;
         match &node.kind {
-            Kind::Plain(text) if text == "true" => Some(true),
-            Kind::Plain(text) if text == "false" => Some(false),
+            Kind::Plain(text) | Kind::Filled(text) if text == "true" => Some(true),
+            Kind::Plain(text) | Kind::Filled(text) if text == "false" => Some(false),
             _ => wrong(node, name, "true or false", problems),
         }
     }
 
     pub fn number(&self, name: &str, least: u32, most: u32, problems: &mut Problems) -> Option<u32> {
         let node = self.get(name)?;
-        let Kind::Plain(text) = &node.kind else { return wrong(node, name, "a number", problems) };
+        let (Kind::Plain(text) | Kind::Filled(text)) = &node.kind else { return wrong(node, name, "a number", problems) };
         match text.parse::<i64>() {
             Ok(n) if (i64::from(least)..=i64::from(most)).contains(&n) => u32::try_from(n).ok(),
             Ok(n) => {
@@ -93,7 +111,9 @@ impl<'a> Fields<'a> {
 
     pub fn duration(&self, name: &str, problems: &mut Problems) -> Option<Duration> {
         let node = self.get(name)?;
-        let (Kind::Plain(text) | Kind::Text(text)) = &node.kind else { return wrong(node, name, "a duration", problems) };
+        let (Kind::Plain(text) | Kind::Text(text) | Kind::Filled(text)) = &node.kind else {
+            return wrong(node, name, "a duration", problems);
+        };
         let duration = duration(text);
         if duration.is_none() {
             let hint = "write a number and a unit: 500ms, 5s, 2m, 1h".to_owned();
@@ -159,7 +179,7 @@ impl<'a> Fields<'a> {
 /// Text; a plain number or truth value is a mistake that quotes mend.
 pub fn string(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
     match &node.kind {
-        Kind::Text(text) => Some(text.clone()),
+        Kind::Text(text) | Kind::Filled(text) => Some(text.clone()),
         Kind::Plain(text) if text != "true" && text != "false" && text.parse::<f64>().is_err() => Some(text.clone()),
         Kind::Plain(_) => {
             let hint = Some("put it in quotes".to_owned());
@@ -173,7 +193,7 @@ pub fn string(node: &Node, name: &str, problems: &mut Problems) -> Option<String
 /// Any scalar as its text.
 pub fn scalar(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
     match &node.kind {
-        Kind::Text(text) | Kind::Plain(text) => Some(text.clone()),
+        Kind::Text(text) | Kind::Plain(text) | Kind::Filled(text) => Some(text.clone()),
         Kind::Null => Some(String::new()),
         Kind::List(_) | Kind::Map(_) => wrong(node, name, "text", problems),
     }
@@ -185,7 +205,7 @@ pub fn json(node: &Node) -> serde_json::Value {
     match &node.kind {
         Kind::Null => Value::Null,
         Kind::Text(text) => Value::String(text.clone()),
-        Kind::Plain(text) => match text.as_str() {
+        Kind::Plain(text) | Kind::Filled(text) => match text.as_str() {
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
             _ if text.parse::<i64>().is_ok() => text.parse::<i64>().map_or(Value::Null, Value::from),

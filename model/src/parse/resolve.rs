@@ -117,9 +117,10 @@ fn dependencies(services: &[Spanned<RawService>], names: &[String], problems: &m
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     for Spanned { value, .. } in services {
         for dependency in &value.depends_on {
-            if !names.contains(&dependency.value) {
-                let message = format!("no service is called `{}`", dependency.value);
-                problems.add(dependency.place, &message, Some(suggest(&dependency.value, &known)));
+            // A service of another file may be meant; what looks like one of this file is a slip.
+            let hint = suggest(&dependency.value, &known);
+            if !names.contains(&dependency.value) && hint.starts_with("did you mean") {
+                problems.add(dependency.place, &format!("no service is called `{}`", dependency.value), Some(hint));
             }
             graph.entry(value.name.clone()).or_default().push(dependency.value.clone());
         }

@@ -163,17 +163,21 @@ fn check_address(address: &str, fields: &Fields<'_>, problems: &mut Problems) ->
     result.is_ok()
 }
 
+/// The form only: a fingerprint that is not the host's never matches, and the refusal then shows both.
 fn is_fingerprint(text: &str) -> bool {
-    text.strip_prefix("SHA256:")
-        .is_some_and(|hash| hash.len() == 43 && hash.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/'))
+    let base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'.');
+    text.strip_prefix("SHA256:").is_some_and(|hash| (1..=43).contains(&hash.len()) && hash.bytes().all(base64))
 }
 
 fn service(name: &str, place: Place, node: &Node, problems: &mut Problems) -> Option<RawService> {
     let fields = Fields::open(node, "a service", SERVICE, problems)?;
     let runtimes = [("local", RuntimeKind::Local), ("docker", RuntimeKind::Docker), ("remote", RuntimeKind::Remote)];
-    let runtime = fields.choice("runtime", &runtimes, problems).unwrap_or(RuntimeKind::Remote);
-    let hosts = fields.list("hosts").iter().filter_map(|n| host_ref(n, problems)).collect();
-    if runtime == RuntimeKind::Remote && fields.list("hosts").is_empty() {
+    let chosen = fields.choice("runtime", &runtimes, problems);
+    let misspelt = chosen.is_none() && fields.get("runtime").is_some();
+    let runtime = chosen.unwrap_or(RuntimeKind::Remote);
+    let hosts = if runtime == RuntimeKind::Local { &[] } else { fields.list("hosts") };
+    let hosts = hosts.iter().filter_map(|n| host_ref(n, problems)).collect();
+    if runtime == RuntimeKind::Remote && !misspelt && fields.list("hosts").is_empty() {
         let hint = Some("add `hosts:`, or set `runtime: local`".to_owned());
         problems.add(place, &format!("service `{name}` has no hosts"), hint);
     }
@@ -354,7 +358,7 @@ fn env(fields: &Fields<'_>, problems: &mut Problems) -> BTreeMap<String, String>
                 Some("letters, digits and _, not a digit first".into()),
             );
         }
-        if let Kind::Text(text) | Kind::Plain(text) = &node.kind
+        if let Kind::Text(text) | Kind::Plain(text) | Kind::Filled(text) = &node.kind
             && text.contains('\0')
         {
             problems.add(node.place, "a value cannot hold a NUL character", None);

@@ -35,6 +35,8 @@ pub enum Kind {
     Plain(String),
     /// A quoted or block scalar: always text.
     Text(String),
+    /// Text that a variable was filled into: its type, too, is decided by who reads it.
+    Filled(String),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
 }
@@ -53,7 +55,7 @@ impl Node {
             Kind::Null => "nothing",
             Kind::Plain(text) if text == "true" || text == "false" => "true or false",
             Kind::Plain(text) if text.parse::<f64>().is_ok() => "a number",
-            Kind::Plain(_) | Kind::Text(_) => "text",
+            Kind::Plain(_) | Kind::Text(_) | Kind::Filled(_) => "text",
             Kind::List(_) => "a list",
             Kind::Map(_) => "a map",
         }

@@ -37,11 +37,11 @@ pub fn merge(base: Node, over: Node) -> Node {
 pub fn interpolate(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
     let place = node.place;
     match &mut node.kind {
-        Kind::Plain(text) | Kind::Text(text) => {
-            if text.contains('$') {
-                *text = expand(text, place, env, problems);
-            }
+        Kind::Plain(text) | Kind::Text(text) if text.contains("${") => {
+            node.kind = Kind::Filled(expand(text, place, env, problems));
         }
+        Kind::Plain(text) | Kind::Text(text) if text.contains('$') => *text = expand(text, place, env, problems),
+        Kind::Plain(_) | Kind::Text(_) | Kind::Filled(_) => {}
         Kind::List(items) => items.iter_mut().for_each(|item| interpolate(item, env, problems)),
         Kind::Map(entries) => {
             for (key, value) in entries {
@@ -90,7 +90,10 @@ fn variable(text: &str, place: Place, env: &dyn Fn(&str) -> Option<String>, prob
     }
     let value = env(name);
     match (value.filter(|v| !v.is_empty() || (default.is_none() && complaint.is_none())), default, complaint) {
-        (Some(value), ..) => value,
+        (Some(value), ..) => {
+            problems.hide(name, &value);
+            value
+        }
         (None, Some(default), _) => default.to_owned(),
         (None, None, Some(complaint)) => {
             problems.add(place, &format!("variable `{name}` is not set: {complaint}"), None);
