@@ -60,7 +60,9 @@ impl KnownHosts {
         match judge(&self.lines()?, &name, key) {
             Verdict::Known => Ok(()),
             Verdict::Revoked(by) => Err(TransportError::HostKeyRevoked { address: address.to_owned(), fingerprint, by }),
-            Verdict::Changed(expected) => Err(TransportError::HostKeyChanged { address: address.to_owned(), fingerprint, expected }),
+            Verdict::Changed(expected) => {
+                Err(TransportError::HostKeyChanged { address: address.to_owned(), fingerprint, expected })
+            }
             Verdict::Unknown => {
                 let line = format!("{name} {}", key_text(key));
                 if self.policy == Policy::AcceptNew {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub mod embedded;
 mod error;
 pub mod known_hosts;
 pub mod local;

@@ -116,7 +116,7 @@ fn exit(status: std::process::ExitStatus) -> Exit {
     }
 }
 
-fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     match signal {
         1 => "HUP".into(),
         2 => "INT".into(),

@@ -99,7 +99,9 @@ impl client::Handler for Client {
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let result = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => self.known_hosts.check(&self.address, self.port, key),
-            PublicKeyOrCertificate::Certificate(_) => Err(TransportError::Protocol("host certificates are not accepted yet".into())),
+            PublicKeyOrCertificate::Certificate(_) => {
+                Err(TransportError::Protocol("host certificates are not accepted yet".into()))
+            }
         };
         let trusted = result.is_ok();
         *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
@@ -140,7 +142,8 @@ fn config(known: &[Algorithm]) -> client::Config {
         Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
     ];
     // As OpenSSH does: what we know the host by comes first, or a known host would look like an unknown one.
-    let is_known = |a: &Algorithm| known.iter().any(|k| k == a || matches!((k, a), (Algorithm::Rsa { .. }, Algorithm::Rsa { .. })));
+    let is_known =
+        |a: &Algorithm| known.iter().any(|k| k == a || matches!((k, a), (Algorithm::Rsa { .. }, Algorithm::Rsa { .. })));
     keys.sort_by_key(|a| !is_known(a));
     client::Config {
         preferred: Preferred {
@@ -193,7 +196,8 @@ pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportEr
     };
     let known = options.known_hosts.known_algorithms(&options.address, options.port);
     let handshake = client::connect_stream(Arc::new(config(&known)), stream, client);
-    let late = |what: &str| TransportError::TimedOut { what: format!("{what} `{}`", options.address), seconds: HANDSHAKE.as_secs() };
+    let late =
+        |what: &str| TransportError::TimedOut { what: format!("{what} `{}`", options.address), seconds: HANDSHAKE.as_secs() };
     let mut handle = match timeout(HANDSHAKE, handshake).await {
         Err(_) => return Err(late("the ssh handshake with")),
         Ok(Ok(handle)) => handle,
