@@ -146,7 +146,7 @@ impl EmbeddedSshd {
     fn halt(&self) {
         self.stop.send_replace(true);
         for group in lock(&self.shared.running).drain() {
-            exec::kill_group(group);
+            crate::local::kill_group(group);
         }
     }
 }

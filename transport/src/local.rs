@@ -1,9 +1,10 @@
 //! The local shell as a session: the same engine works on this very machine.
 
-use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError, process};
+use crate::process::{self, Buffered, Reader};
+use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -30,8 +31,8 @@ impl LocalSession {
         self
     }
 
-    fn spawn(&self, command: &str) -> std::io::Result<Child> {
-        Command::new("sh")
+    fn spawn(&self, command: &str) -> Result<(LocalReader, Option<ChildStdin>), TransportError> {
+        let child = Command::new("sh")
             .args(["-c", command])
             .current_dir(&self.home)
             .env("HOME", &self.home)
@@ -42,14 +43,16 @@ impl LocalSession {
             // A Ctrl-C at the terminal is for roadie to handle, not for what it runs.
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()
+            .spawn();
+        let mut child = child.map_err(|source| TransportError::Local { what: "cannot start `sh`".into(), source })?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        Ok((LocalReader { child, stdout, stderr, out: BytesMut::new(), err: BytesMut::new(), ended: false }, stdin))
     }
 }
 
-/// A local child process.
-pub struct LocalProcess {
+/// What a local child process says.
+struct LocalReader {
     child: Child,
-    stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     out: BytesMut,
@@ -57,22 +60,7 @@ pub struct LocalProcess {
     ended: bool,
 }
 
-const READ: usize = 64 << 10;
-
-#[async_trait]
-impl Process for LocalProcess {
-    async fn write(&mut self, data: Bytes) -> Result<(), TransportError> {
-        let gone = || TransportError::Disconnected { reason: "the command reads no more input".into() };
-        let stdin = self.stdin.as_mut().ok_or_else(gone)?;
-        stdin.write_all(&data).await.map_err(|_| gone())?;
-        stdin.flush().await.map_err(|_| gone())
-    }
-
-    async fn close_stdin(&mut self) -> Result<(), TransportError> {
-        self.stdin = None;
-        Ok(())
-    }
-
+impl Reader for LocalReader {
     async fn next(&mut self) -> Option<Chunk> {
         loop {
             if self.ended {
@@ -97,6 +85,57 @@ impl Process for LocalProcess {
                 },
             }
         }
+    }
+}
+
+impl Drop for LocalReader {
+    fn drop(&mut self) {
+        // The id is there until the child was waited for, so it cannot be another's by now. What the command put into a session
+        // of its own lives on.
+        if let Some(group) = self.child.id() {
+            kill_group(group);
+        }
+    }
+}
+
+/// Kills a group that one of our children leads.
+pub(crate) fn kill_group(group: u32) {
+    if let Some(group) = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw) {
+        // Gone already is what we want.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
+/// A local child process. Dropping it before its end kills it and all of its process group.
+pub struct LocalProcess {
+    reader: Buffered<LocalReader>,
+    stdin: Option<ChildStdin>,
+}
+
+const READ: usize = 64 << 10;
+
+fn gone() -> TransportError {
+    TransportError::Disconnected { reason: "the command reads no more input".into() }
+}
+
+#[async_trait]
+impl Process for LocalProcess {
+    async fn write(&mut self, data: Bytes) -> Result<(), TransportError> {
+        let stdin = self.stdin.as_mut().ok_or_else(gone)?;
+        let send = async { stdin.write_all(&data).await.is_ok() && stdin.flush().await.is_ok() };
+        match self.reader.while_sending(send).await {
+            Some(true) => Ok(()),
+            _ => Err(gone()),
+        }
+    }
+
+    async fn close_stdin(&mut self) -> Result<(), TransportError> {
+        self.stdin = None;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Chunk> {
+        self.reader.next().await
     }
 }
 
@@ -132,14 +171,19 @@ pub(crate) fn signal_name(signal: i32) -> String {
 #[async_trait]
 impl Session for LocalSession {
     async fn start(&self, command: &str) -> Result<Box<dyn Process>, TransportError> {
-        let mut child =
-            self.spawn(command).map_err(|source| TransportError::Local { what: "cannot start `sh`".into(), source })?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        Ok(Box::new(LocalProcess { child, stdin, stdout, stderr, out: BytesMut::new(), err: BytesMut::new(), ended: false }))
+        let (reader, stdin) = self.spawn(command)?;
+        Ok(Box::new(LocalProcess { reader: Buffered::new(reader), stdin }))
     }
 
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError> {
-        process::run(self.start(command).await?, stdin, limit).await
+        let (mut reader, pipe) = self.spawn(command)?;
+        let feed = async {
+            if let Some(mut pipe) = pipe {
+                // A command that reads no more says so by its status.
+                let _ = pipe.write_all(&stdin).await;
+            }
+        };
+        Ok(process::run(&mut reader, feed, limit).await)
     }
 
     async fn prepare_upload(&self) {}
@@ -147,18 +191,17 @@ impl Session for LocalSession {
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
         let target = self.home.join(remote);
         let failed = |e: std::io::Error| TransportError::Upload { path: remote.to_owned(), reason: e.to_string() };
-        if let Some(folder) = target.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        }
         let mut from = tokio::fs::File::open(local)
             .await
             .map_err(|source| TransportError::Local { what: format!("cannot read `{}`", local.display()), source })?;
-        let part = target.with_extension("part");
-        let to = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
-        let mut to = tokio::fs::File::from_std(to);
+        let folder = target.parent().unwrap_or(&self.home);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // Mode 0600, and removed again if anything below fails.
+        let part = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        let mut to = tokio::fs::File::from_std(part.reopen().map_err(failed)?);
         let bytes = tokio::io::copy(&mut from, &mut to).await.map_err(failed)?;
         to.flush().await.map_err(failed)?;
-        std::fs::rename(&part, &target).map_err(failed)?;
+        part.persist(&target).map_err(|e| failed(e.error))?;
         progress(bytes);
         Ok(())
     }

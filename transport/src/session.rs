@@ -1,22 +1,31 @@
 //! An ssh connection as a [`Session`]: commands, forwarding, and the count of round trips.
+//!
+//! **A round trip** is counted when we, having sent something since we last heard, wait and hear. So opening a channel is one;
+//! starting a command is that one only, for nobody waits for the answer to `exec`; what a command says first after its start
+//! or after a write is one; a write that waits for flow control is none. What runs beside other work counts when it is waited for.
 
+use crate::process::{self, Buffered, Reader};
 use crate::sftp::Uploader;
 use crate::ssh::{Client, LostReason};
-use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError, process};
+use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
-use russh::{Channel, ChannelMsg, ChannelOpenFailure, Disconnect};
+use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// sshd's `MaxSessions` is 10 by default; two are kept for what others do on the connection.
 const MAX_CHANNELS: usize = 8;
+/// How long a channel that we close early may hold its place: a server with a command that still runs does not answer.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Counts exchanges in which we sent something and then had to wait to hear.
 #[derive(Debug, Clone, Default)]
@@ -24,129 +33,144 @@ pub(crate) struct RoundTrips(Arc<AtomicU64>);
 
 impl RoundTrips {
     pub(crate) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, trips: u64) {
+        self.0.fetch_add(trips, Ordering::Relaxed);
     }
 }
 
-/// An open ssh connection.
-pub struct SshSession {
+/// What the session shares with its background work.
+pub(crate) struct Connection {
     handle: Handle<Client>,
     lost: LostReason,
     channels: Arc<Semaphore>,
-    round_trips: RoundTrips,
-    uploader: Uploader,
+    pub(crate) round_trips: RoundTrips,
 }
 
-impl SshSession {
-    pub(crate) fn new(handle: Handle<Client>, lost: LostReason) -> Self {
-        let round_trips = RoundTrips::default();
-        Self {
-            handle,
-            lost,
-            channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
-            uploader: Uploader::new(round_trips.clone()),
-            round_trips,
-        }
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, TransportError> {
-        self.channels.clone().acquire_owned().await.map_err(|_| self.dead(&russh::Error::Disconnect))
-    }
-
+impl Connection {
     /// Opens a session channel; does not count: some are opened beside other work.
     pub(crate) async fn open(&self) -> Result<(Channel<Msg>, OwnedSemaphorePermit), TransportError> {
-        let permit = self.permit().await?;
+        let permit = self.channels.clone().acquire_owned().await.map_err(|_| self.dead(&russh::Error::Disconnect))?;
         let channel = self.handle.channel_open_session().await.map_err(|e| self.dead(&e))?;
         Ok((channel, permit))
     }
 
-    pub(crate) fn dead(&self, error: &russh::Error) -> TransportError {
+    pub(crate) async fn start(&self, command: &str) -> Result<SshProcess, TransportError> {
+        let (channel, permit) = self.open().await?;
+        self.round_trips.count();
+        let (half, writer) = channel.split();
+        let reader = SshReader { half, exit: None, ended: false, sent: true, round_trips: self.round_trips.clone() };
+        let open = Open { reader: Buffered::new(reader), writer, _permit: permit };
+        // The login shell may be fish or csh: all it has to understand is this. No reply is waited for: a refused exec shows as
+        // a closed channel.
+        let sent = open.writer.exec(false, format!("exec sh -c {}", quote(command))).await;
+        let process = SshProcess { open: Some(open) };
+        sent.map_err(|e| self.dead(&e))?;
+        Ok(process)
+    }
+
+    pub(crate) fn lost(&self) -> Option<String> {
+        let reason = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        reason.or_else(|| self.handle.is_closed().then(|| "the connection is closed".to_owned()))
+    }
+
+    fn dead(&self, error: &russh::Error) -> TransportError {
         match error {
             russh::Error::ChannelOpenFailure(reason) => {
-                TransportError::Refusal { what: "a session channel".into(), reason: format!("{reason:?}") }
+                TransportError::Refusal { what: "a session channel".into(), reason: said(reason) }
             }
             _ => TransportError::Disconnected { reason: self.lost().unwrap_or_else(|| error.to_string()) },
         }
     }
 }
 
+fn said(reason: &ChannelOpenFailure) -> String {
+    match reason {
+        ChannelOpenFailure::AdministrativelyProhibited => "administratively prohibited".into(),
+        ChannelOpenFailure::ResourceShortage => "resource shortage".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// An open ssh connection.
+pub struct SshSession {
+    connection: Arc<Connection>,
+    uploader: Uploader,
+}
+
+impl SshSession {
+    pub(crate) fn new(handle: Handle<Client>, lost: LostReason) -> Self {
+        let channels = Arc::new(Semaphore::new(MAX_CHANNELS));
+        let connection = Arc::new(Connection { handle, lost, channels, round_trips: RoundTrips::default() });
+        Self { uploader: Uploader::new(connection.clone()), connection }
+    }
+}
+
 #[async_trait]
 impl Session for SshSession {
     async fn start(&self, command: &str) -> Result<Box<dyn Process>, TransportError> {
-        let (channel, permit) = self.open().await?;
-        self.round_trips.count();
-        // No reply is waited for: a refused exec shows as a closed channel.
-        channel.exec(false, command).await.map_err(|e| self.dead(&e))?;
-        Ok(Box::new(SshProcess {
-            channel,
-            exit: None,
-            ended: false,
-            sent: true,
-            round_trips: self.round_trips.clone(),
-            _permit: permit,
-        }))
+        Ok(Box::new(self.connection.start(command).await?))
     }
 
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError> {
-        process::run(self.start(command).await?, stdin, limit).await
+        Ok(self.connection.start(command).await?.run(stdin, limit).await)
     }
 
     async fn prepare_upload(&self) {
-        self.uploader.prepare(self).await;
+        self.uploader.prepare();
     }
 
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
-        self.uploader.upload(self, local, remote, progress).await
+        self.uploader.upload(local, remote, progress).await
     }
 
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {
-        let permit = self.permit().await?;
-        self.round_trips.count();
-        let opened = self.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await;
+        // Takes no place among the channels: `MaxSessions` counts commands and subsystems only.
+        let opened = self.connection.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await;
+        self.connection.round_trips.count();
         match opened {
             Ok(channel) => Ok(Box::new(CountedStream {
                 inner: channel.into_stream(),
                 sent: AtomicBool::new(false),
-                round_trips: self.round_trips.clone(),
-                _permit: permit,
+                round_trips: self.connection.round_trips.clone(),
             })),
             Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed)) => {
-                Err(TransportError::PortClosed { port, reason: "connection refused".into() })
+                Err(TransportError::PortClosed { port, reason: "the connection failed".into() })
             }
             Err(russh::Error::ChannelOpenFailure(reason)) => {
-                Err(TransportError::Refusal { what: "to forward a port".into(), reason: format!("{reason:?}") })
+                Err(TransportError::Refusal { what: "to forward a port".into(), reason: said(&reason) })
             }
-            Err(error) => Err(self.dead(&error)),
+            Err(error) => Err(self.connection.dead(&error)),
         }
     }
 
     fn round_trips(&self) -> u64 {
-        self.round_trips.0.load(Ordering::Relaxed)
+        self.connection.round_trips.0.load(Ordering::Relaxed)
     }
 
     fn lost(&self) -> Option<String> {
-        let reason = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        reason.or_else(|| self.handle.is_closed().then(|| "the connection is closed".to_owned()))
+        self.connection.lost()
     }
 
     async fn close(&self) {
         // The other side may be gone; there is nothing to do about it then.
-        let _ = self.handle.disconnect(Disconnect::ByApplication, "", "en").await;
+        let _ = self.connection.handle.disconnect(Disconnect::ByApplication, "", "en").await;
     }
 }
 
-/// A command on an ssh channel.
-pub struct SshProcess {
-    channel: Channel<Msg>,
+/// What a command on an ssh channel says.
+struct SshReader {
+    half: ChannelReadHalf,
     exit: Option<Exit>,
     ended: bool,
     /// Something was sent since we last heard.
     sent: bool,
     round_trips: RoundTrips,
-    _permit: OwnedSemaphorePermit,
 }
 
-impl SshProcess {
+impl SshReader {
     fn heard(&mut self) {
         if std::mem::take(&mut self.sent) {
             self.round_trips.count();
@@ -154,20 +178,10 @@ impl SshProcess {
     }
 }
 
-#[async_trait]
-impl Process for SshProcess {
-    async fn write(&mut self, data: Bytes) -> Result<(), TransportError> {
-        self.sent = true;
-        self.channel.data_bytes(data).await.map_err(|e| TransportError::Disconnected { reason: e.to_string() })
-    }
-
-    async fn close_stdin(&mut self) -> Result<(), TransportError> {
-        self.channel.eof().await.map_err(|e| TransportError::Disconnected { reason: e.to_string() })
-    }
-
+impl Reader for SshReader {
     async fn next(&mut self) -> Option<Chunk> {
         while !self.ended {
-            match self.channel.wait().await {
+            match self.half.wait().await {
                 Some(ChannelMsg::Data { data }) => {
                     self.heard();
                     return Some(Chunk::Stdout(data));
@@ -178,9 +192,7 @@ impl Process for SshProcess {
                 }
                 // Output may still follow the status: the end is the close of the channel.
                 Some(ChannelMsg::ExitStatus { exit_status }) => self.exit = Some(Exit::Status(exit_status)),
-                Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                    self.exit = Some(Exit::Signal(format!("{signal_name:?}")));
-                }
+                Some(ChannelMsg::ExitSignal { signal_name, .. }) => self.exit = Some(Exit::Signal(name(signal_name))),
                 Some(ChannelMsg::Close) | None => {
                     self.ended = true;
                     self.heard();
@@ -193,12 +205,83 @@ impl Process for SshProcess {
     }
 }
 
+fn name(signal: Sig) -> String {
+    match signal {
+        Sig::Custom(name) => name,
+        known => format!("{known:?}"),
+    }
+}
+
+/// A channel with a command on it: closed when dropped, and its place is free once the server agreed.
+struct Open {
+    reader: Buffered<SshReader>,
+    writer: ChannelWriteHalf<Msg>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A command on an ssh channel.
+pub struct SshProcess {
+    /// `Some` until dropped.
+    open: Option<Open>,
+}
+
+impl SshProcess {
+    pub(crate) async fn run(mut self, stdin: Bytes, limit: usize) -> Output {
+        let Some(open) = &mut self.open else { return Output { stdout: vec![], stderr: vec![], exit: Exit::Lost } };
+        let writer = &open.writer;
+        let feed = async {
+            if writer.data_bytes(stdin).await.is_ok() {
+                // Fails only when the command has ended, which is about to be heard.
+                let _ = writer.eof().await;
+            }
+        };
+        process::run(&mut open.reader.reader, feed, limit).await
+    }
+}
+
+fn ended() -> TransportError {
+    TransportError::Disconnected { reason: "the command has ended".into() }
+}
+
+#[async_trait]
+impl Process for SshProcess {
+    async fn write(&mut self, data: Bytes) -> Result<(), TransportError> {
+        let open = self.open.as_mut().ok_or_else(ended)?;
+        // What is heard while we send is no answer to it.
+        open.reader.reader.sent = false;
+        let sent = open.reader.while_sending(open.writer.data_bytes(data)).await;
+        open.reader.reader.sent = true;
+        sent.and_then(Result::ok).ok_or_else(ended)
+    }
+
+    async fn close_stdin(&mut self) -> Result<(), TransportError> {
+        let open = self.open.as_mut().ok_or_else(ended)?;
+        open.reader.reader.sent = true;
+        open.writer.eof().await.map_err(|_| ended())
+    }
+
+    async fn next(&mut self) -> Option<Chunk> {
+        self.open.as_mut()?.reader.next().await
+    }
+}
+
+impl Drop for SshProcess {
+    fn drop(&mut self) {
+        let Some(mut open) = self.open.take().filter(|open| !open.reader.reader.ended) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if open.writer.close().await.is_ok() {
+                let _ = tokio::time::timeout(CLOSING, async { while open.reader.next().await.is_some() {} }).await;
+            }
+        });
+    }
+}
+
 /// A forwarded stream that counts its round trips.
 struct CountedStream<S> {
     inner: S,
     sent: AtomicBool,
     round_trips: RoundTrips,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {

@@ -1,235 +1,380 @@
 //! Uploads over SFTP: a deep write pipeline, with CLOSE right behind the last write. Without sftp: `cat` over exec.
 
-use crate::session::{RoundTrips, SshSession};
-use crate::{Exit, Progress, Session, TransportError};
-use bytes::Bytes;
+use crate::session::Connection;
+use crate::{Exit, Process as _, Progress, TransportError};
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use roadie_model::sh::quote;
+use russh::client::Msg;
+use russh::{Channel, ChannelMsg};
 use russh_sftp::client::error::Error as SftpError;
-use russh_sftp::client::rawsession::{Limits, RawSftpSession};
+use russh_sftp::client::rawsession::RawSftpSession;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::io::AsyncReadExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
-/// What OpenSSH takes per write (`limits@openssh.com` says 261120).
-const WRITE: usize = 255 << 10;
+/// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
+const MAX_WRITE: usize = 255 << 10;
+/// Bytes per write that every server takes.
+const SAFE_WRITE: u64 = 32 << 10;
 /// Writes under way: 16 MiB cover 160 MB/s at 100 ms.
 const IN_FLIGHT: usize = 64;
 /// A deep queue on a slow link takes its time: the library counts from queueing.
 const REQUEST_TIMEOUT_S: u64 = 600;
+/// Small requests with nothing queued before them.
+const INIT_TIMEOUT_S: u64 = 20;
+/// With less than this free, a write that failed did so for want of space.
+const NEARLY_FULL: u64 = 1 << 20;
 
+/// An sftp channel that is ready for use.
 struct Sftp {
     raw: RawSftpSession,
+    /// Bytes per write.
+    write: usize,
+    /// Folders known to exist.
+    folders: Mutex<HashSet<String>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The one sftp channel of a session, opened on first use or ahead of it.
-pub(crate) struct Uploader {
+/// The one sftp channel of a session: opened on first use, or ahead of it.
+struct Opening {
+    connection: Arc<Connection>,
     sftp: OnceCell<Option<Arc<Sftp>>>,
-    round_trips: RoundTrips,
+    /// Answers heard while opening.
+    heard: AtomicU64,
+    started: AtomicBool,
+}
+
+impl Opening {
+    /// `None` when the host has no sftp.
+    async fn get(&self) -> Option<Arc<Sftp>> {
+        self.sftp.get_or_init(|| async { self.open().await.map(Arc::new) }).await.clone()
+    }
+
+    /// Two answers: to the channel, and to all requests behind it, which are sent at once.
+    async fn open(&self) -> Option<Sftp> {
+        let (channel, permit) = self.connection.open().await.ok()?;
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        channel.request_subsystem(true, "sftp").await.ok()?;
+        let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
+        let raw = RawSftpSession::new_with_config(stream(channel), config);
+        // Sent in this order; a server without the extension says so and goes on.
+        let (version, limits) = futures::join!(raw.init(), raw.limits());
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = version {
+            tracing::debug!(%error, "no sftp here, uploads go through a shell");
+            return None;
+        }
+        raw.set_timeout(REQUEST_TIMEOUT_S);
+        let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
+        let write = usize::try_from(allowed.unwrap_or(SAFE_WRITE)).unwrap_or(MAX_WRITE).min(MAX_WRITE);
+        Some(Sftp { raw, write, folders: Mutex::default(), _permit: permit })
+    }
+}
+
+/// The channel as a stream that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
+/// on it would wait for ever.
+fn stream(channel: Channel<Msg>) -> DuplexStream {
+    let (mut half, writer) = channel.split();
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    tokio::spawn(async move {
+        let (mut requests, mut replies) = tokio::io::split(ours);
+        let send = async {
+            let mut buffer = BytesMut::new();
+            loop {
+                buffer.reserve(MAX_WRITE);
+                let read = requests.read_buf(&mut buffer).await.unwrap_or(0);
+                if read == 0 || writer.data_bytes(buffer.split().freeze()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let receive = async {
+            while let Some(message) = half.wait().await {
+                match message {
+                    ChannelMsg::Data { data } if replies.write_all(&data).await.is_ok() => {}
+                    ChannelMsg::Success | ChannelMsg::WindowAdjusted { .. } | ChannelMsg::ExtendedData { .. } => {}
+                    _ => break,
+                }
+            }
+        };
+        tokio::select! {
+            () = send => {}
+            () = receive => {}
+        }
+        // Closed already, or nobody is left to tell.
+        let _ = writer.close().await;
+    });
+    theirs
+}
+
+/// Uploads of one session.
+pub(crate) struct Uploader {
+    opening: Arc<Opening>,
 }
 
 impl Uploader {
-    pub(crate) fn new(round_trips: RoundTrips) -> Self {
-        Self { sftp: OnceCell::new(), round_trips }
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        let (sftp, heard, started) = (OnceCell::new(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { opening: Arc::new(Opening { connection, sftp, heard, started }) }
     }
 
-    pub(crate) async fn prepare(&self, session: &SshSession) {
-        self.sftp(session).await;
-    }
-
-    /// `None` when the host has no sftp.
-    async fn sftp(&self, session: &SshSession) -> Option<Arc<Sftp>> {
-        self.sftp.get_or_init(|| async { open(session).await.map(Arc::new) }).await.clone()
-    }
-
-    pub(crate) async fn upload(
-        &self,
-        session: &SshSession,
-        local: &Path,
-        remote: &str,
-        progress: Progress<'_>,
-    ) -> Result<(), TransportError> {
-        if !self.sftp.initialized() {
-            // Nobody opened it ahead: opening the channel and the subsystem are two waits.
-            self.round_trips.count();
-            self.round_trips.count();
-        }
-        match self.sftp(session).await {
-            Some(sftp) => self.over_sftp(session, &sftp.raw, local, remote, progress).await,
-            None => over_exec(session, local, remote, progress).await,
+    /// Opens the channel in the background, once.
+    pub(crate) fn prepare(&self) {
+        if !self.opening.started.swap(true, Ordering::Relaxed) {
+            let opening = self.opening.clone();
+            tokio::spawn(async move { opening.get().await.is_some() });
         }
     }
 
-    async fn over_sftp(
+    pub(crate) async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
+        let file = open_local(local).await?;
+        let heard = self.opening.heard.load(Ordering::Relaxed);
+        let sftp = self.opening.get().await;
+        // Only what this upload had to wait for: the rest was heard beside other work.
+        let connection = &self.opening.connection;
+        connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
+        let mut file = LocalFile { file, path: local };
+        match sftp {
+            Some(sftp) => sftp.upload(connection, &mut file, remote, progress).await,
+            None => over_exec(connection, &mut file, remote, progress).await,
+        }
+    }
+}
+
+impl Sftp {
+    /// Two round trips: one for the folders and the file, one for all its bytes and its end.
+    async fn upload(
         &self,
-        session: &SshSession,
-        raw: &RawSftpSession,
-        local: &Path,
+        connection: &Connection,
+        file: &mut LocalFile<'_>,
         remote: &str,
         progress: Progress<'_>,
     ) -> Result<(), TransportError> {
-        let mut file = open_local(local).await?;
-        self.round_trips.count();
-        let handle = match create(raw, remote).await {
+        connection.round_trips.count();
+        let handle = match self.create(remote).await {
             Ok(handle) => handle,
-            Err(error) => return Err(explain(session, raw, remote, &error).await),
+            Err(error) => return Err(self.explain(connection, remote, &error).await),
         };
-        let sent = AtomicU64::new(0);
+        connection.round_trips.count();
+        let written = self.write(file, &handle, progress).await;
+        match written? {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(connection, remote, &error).await),
+        }
+    }
+
+    /// Writes all of `file` and closes `handle`. CLOSE is sent behind the writes without waiting for them: the server works in
+    /// order, and every reply is looked at.
+    async fn write(
+        &self,
+        file: &mut LocalFile<'_>,
+        handle: &str,
+        progress: Progress<'_>,
+    ) -> Result<Result<(), SftpError>, TransportError> {
         let mut writes = FuturesUnordered::new();
+        let mut tally = Tally { sent: 0, progress, failed: None };
         let mut offset = 0u64;
-        let mut failed: Option<SftpError> = None;
-        self.round_trips.count();
-        loop {
-            let mut buffer = vec![0; WRITE];
-            let read = read_full(&mut file, &mut buffer, local).await?;
-            if read == 0 {
-                break;
+        let read = loop {
+            let data = match file.read(self.write).await {
+                Ok(data) if data.is_empty() => break Ok(()),
+                Ok(data) => data,
+                Err(error) => break Err(error),
+            };
+            let length = data.len() as u64;
+            let mut write = Box::pin(write_at(&self.raw, handle, offset, data));
+            offset += length;
+            // The first poll sends: not left to the set, which polls in an order of its own, so that none goes behind the CLOSE.
+            match futures::poll!(&mut write) {
+                Poll::Ready(done) => tally.note(done),
+                Poll::Pending => writes.push(write),
             }
-            buffer.truncate(read);
-            writes.push(write_at(raw, &handle, offset, buffer));
-            offset += read as u64;
-            // Requests are sent when they are first polled; past the depth, room is made before the next one.
             while let Some(done) = next_if(&mut writes, IN_FLIGHT).await {
-                note(done, &sent, progress, &mut failed);
+                tally.note(done);
             }
-            if failed.is_some() {
-                break;
+            if tally.failed.is_some() {
+                break Ok(());
+            }
+        };
+        let mut close = Box::pin(self.raw.close(handle));
+        let closed = futures::poll!(&mut close);
+        while let Some(done) = writes.next().await {
+            tally.note(done);
+        }
+        let closed = match closed {
+            Poll::Ready(closed) => closed,
+            Poll::Pending => close.await,
+        };
+        read?;
+        Ok(tally.failed.map_or(closed.map(|_| ()), Err))
+    }
+
+    /// Makes the folders and the file in one flight: the server works in order, and a folder that exists is no error.
+    async fn create(&self, remote: &str) -> Result<String, SftpError> {
+        let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
+        let parents = remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty());
+        let missing: Vec<&str> = parents.filter(|p| !self.known().contains(*p)).collect();
+        let made = missing.iter().map(|p| self.raw.mkdir(*p, folder.clone()));
+        let file = FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() };
+        let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
+        let (_, handle) = futures::join!(futures::future::join_all(made), self.raw.open(remote, flags, file));
+        let mut known = self.known();
+        match handle {
+            Ok(handle) => {
+                known.extend(missing.into_iter().map(str::to_owned));
+                Ok(handle.handle)
+            }
+            Err(error) => {
+                // Somebody may have removed what was there: the next try makes all of them again.
+                known.clear();
+                Err(error)
             }
         }
-        // Sent behind the writes without waiting for them: the server answers in order.
-        let close = raw.close(handle.clone());
-        let drain = async {
-            while let Some(done) = writes.next().await {
-                note(done, &sent, progress, &mut failed);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// sftp says only "Failure" for a full disk: the file system is asked for the cause.
+    async fn explain(&self, connection: &Connection, remote: &str, error: &SftpError) -> TransportError {
+        if let Some(reason) = connection.lost() {
+            return TransportError::Disconnected { reason };
+        }
+        self.raw.set_timeout(INIT_TIMEOUT_S);
+        connection.round_trips.count();
+        let reason = self.file_system(remote).await.unwrap_or_else(|| plain(error));
+        self.raw.set_timeout(REQUEST_TIMEOUT_S);
+        TransportError::Upload { path: remote.to_owned(), reason }
+    }
+
+    /// What is wrong with the file system that `remote` would be on, if anything.
+    async fn file_system(&self, remote: &str) -> Option<String> {
+        let top = if remote.starts_with('/') { "/" } else { "." };
+        let parents = remote.match_indices('/').rev().map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty()).chain([top]);
+        // All at once; the nearest that exists counts.
+        let answers = futures::future::join_all(parents.map(|p| self.raw.statvfs(p))).await;
+        let fs = answers.into_iter().find_map(Result::ok)?;
+        let free = fs.blocks_avail.saturating_mul(fs.fragment_size);
+        if fs.flags & 1 != 0 {
+            Some("the file system is read-only".into())
+        } else if fs.blocks > 0 && free < NEARLY_FULL {
+            Some(format!("no space left on the disk ({} KiB free)", free >> 10))
+        } else if fs.inodes > 0 && fs.inodes_avail == 0 {
+            Some("no inodes left on the disk".into())
+        } else {
+            None
+        }
+    }
+}
+
+fn plain(error: &SftpError) -> String {
+    match error {
+        SftpError::Status(status) => match status.status_code {
+            StatusCode::PermissionDenied => "permission denied".into(),
+            StatusCode::NoSuchFile => "its folder cannot be made".into(),
+            _ => format!("the host says `{}`", status.error_message),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// What became of the writes so far.
+struct Tally<'a> {
+    sent: u64,
+    progress: Progress<'a>,
+    failed: Option<SftpError>,
+}
+
+impl Tally<'_> {
+    fn note(&mut self, (bytes, result): Written) {
+        match result {
+            Ok(_) => {
+                self.sent += bytes;
+                (self.progress)(self.sent);
             }
-        };
-        let ((), closed) = futures::join!(drain, close);
-        match failed.or(closed.err()) {
-            None => Ok(()),
-            Some(error) => Err(explain(session, raw, remote, &error).await),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
         }
     }
 }
 
 type Written = (u64, Result<russh_sftp::protocol::Status, SftpError>);
 
-/// One write request; sent when it is first polled.
+/// One write request; sent when it is first polled, that is, into a queue without bounds.
 async fn write_at(raw: &RawSftpSession, handle: &str, offset: u64, data: Vec<u8>) -> Written {
     (data.len() as u64, raw.write(handle, offset, data).await)
 }
 
-/// Polls all writes once (that sends the new ones); waits for one only when `depth` are under way.
+/// A write that is done; waits for one only when `depth` are under way.
 async fn next_if<F: Future>(writes: &mut FuturesUnordered<F>, depth: usize) -> Option<F::Output> {
     if writes.len() >= depth {
         return writes.next().await;
     }
     std::future::poll_fn(|context| match writes.poll_next_unpin(context) {
-        std::task::Poll::Ready(done) => std::task::Poll::Ready(done),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
+        Poll::Ready(done) => Poll::Ready(done),
+        Poll::Pending => Poll::Ready(None),
     })
     .await
 }
 
-fn note(done: Written, sent: &AtomicU64, progress: Progress<'_>, failed: &mut Option<SftpError>) {
-    match done {
-        (bytes, Ok(_)) => progress(sent.fetch_add(bytes, Ordering::Relaxed) + bytes),
-        (_, Err(error)) => {
-            failed.get_or_insert(error);
-        }
+async fn open_local(path: &Path) -> Result<tokio::fs::File, TransportError> {
+    tokio::fs::File::open(path).await.map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> TransportError {
+    TransportError::Local { what: format!("cannot read `{}`", path.display()), source }
+}
+
+/// The file to send.
+struct LocalFile<'a> {
+    file: tokio::fs::File,
+    path: &'a Path,
+}
+
+impl LocalFile<'_> {
+    /// The next `length` bytes; fewer, or none, at the end.
+    async fn read(&mut self, length: usize) -> Result<Vec<u8>, TransportError> {
+        let mut data = Vec::with_capacity(length);
+        let mut part = (&mut self.file).take(length as u64);
+        part.read_to_end(&mut data).await.map_err(|source| unreadable(self.path, source))?;
+        Ok(data)
     }
 }
 
-async fn open_local(local: &Path) -> Result<tokio::fs::File, TransportError> {
-    tokio::fs::File::open(local)
-        .await
-        .map_err(|source| TransportError::Local { what: format!("cannot read `{}`", local.display()), source })
-}
-
-async fn read_full(file: &mut tokio::fs::File, buffer: &mut [u8], local: &Path) -> Result<usize, TransportError> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let read = file.read(&mut buffer[filled..]).await;
-        match read.map_err(|source| TransportError::Local { what: format!("cannot read `{}`", local.display()), source })? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
-}
-
-async fn open(session: &SshSession) -> Option<Sftp> {
-    let (channel, permit) = session.open().await.ok()?;
-    // Without waiting: a server that has no sftp closes the channel, and INIT fails.
-    channel.request_subsystem(false, "sftp").await.ok()?;
-    let config = russh_sftp::client::Config { request_timeout_secs: REQUEST_TIMEOUT_S, ..russh_sftp::client::Config::default() };
-    let mut raw = RawSftpSession::new_with_config(channel.into_stream(), config);
-    raw.set_timeout(20);
-    raw.init().await.ok()?;
-    raw.set_timeout(REQUEST_TIMEOUT_S);
-    raw.set_limits(Limits::default());
-    Some(Sftp { raw, _permit: permit })
-}
-
-/// Makes the folders and the file in one flight: the server works in order, and a folder that exists is no error.
-async fn create(raw: &RawSftpSession, remote: &str) -> Result<String, SftpError> {
-    let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
-    let parents = remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty());
-    let folders: Vec<_> = parents.map(|p| raw.mkdir(p, folder.clone())).collect();
-    let file = FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() };
-    let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
-    let (_, handle) = futures::join!(futures::future::join_all(folders), raw.open(remote, flags, file));
-    Ok(handle?.handle)
-}
-
-/// sftp says only "Failure" for a full disk: the file system is asked for the cause.
-async fn explain(session: &SshSession, raw: &RawSftpSession, remote: &str, error: &SftpError) -> TransportError {
-    if let Some(reason) = session.lost() {
-        return TransportError::Disconnected { reason };
-    }
-    let mut reason = match error {
-        SftpError::Status(status) if status.status_code == StatusCode::PermissionDenied => "permission denied".to_owned(),
-        SftpError::Status(status) if status.status_code == StatusCode::NoSuchFile => "the folder cannot be made".to_owned(),
-        other => other.to_string(),
-    };
-    if let Ok(fs) = raw.statvfs(".").await {
-        if fs.flags & 1 != 0 {
-            reason = "the file system is read-only".into();
-        } else if fs.blocks_avail == 0 {
-            reason = "no space left on the disk".into();
-        } else if fs.inodes > 0 && fs.inodes_avail == 0 {
-            reason = "no inodes left on the disk".into();
-        }
-    }
-    TransportError::Upload { path: remote.to_owned(), reason }
-}
-
-async fn over_exec(session: &SshSession, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
+async fn over_exec(
+    connection: &Connection,
+    file: &mut LocalFile<'_>,
+    remote: &str,
+    progress: Progress<'_>,
+) -> Result<(), TransportError> {
     let folder = remote.rsplit_once('/').map_or(".", |(folder, _)| folder);
-    let command = format!("umask 077; mkdir -p {} && cat >{}", quote(folder), quote(remote));
-    let mut process = session.start(&format!("exec sh -c {}", quote(&command))).await?;
-    let mut file = open_local(local).await?;
+    let made = if folder.is_empty() { String::new() } else { format!("mkdir -p -- {} && ", quote(folder)) };
+    let mut process = connection.start(&format!("umask 077; {made}cat >{}", quote(remote))).await?;
     let mut sent = 0;
     loop {
-        let mut buffer = vec![0; WRITE];
-        let read = read_full(&mut file, &mut buffer, local).await?;
-        if read == 0 {
+        let data = file.read(MAX_WRITE).await?;
+        if data.is_empty() {
             break;
         }
-        buffer.truncate(read);
-        process.write(Bytes::from(buffer)).await?;
-        sent += read as u64;
+        sent += data.len() as u64;
+        // A command that stopped reading tells why when it ends.
+        if process.write(Bytes::from(data)).await.is_err() {
+            break;
+        }
         progress(sent);
     }
-    process.close_stdin().await?;
-    let output = crate::process::run(process, Bytes::new(), 4096).await?;
+    let output = process.run(Bytes::new(), 4096).await;
     match output.exit {
         Exit::Status(0) => Ok(()),
-        Exit::Lost => Err(TransportError::Disconnected { reason: session.lost().unwrap_or_else(|| "closed".into()) }),
+        Exit::Lost => Err(TransportError::Disconnected { reason: connection.lost().unwrap_or_else(|| "closed".into()) }),
         _ => {
             let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Err(TransportError::Upload { path: remote.to_owned(), reason })

@@ -31,15 +31,6 @@ pub(super) fn spawn(shared: &Shared, command: &[u8]) -> std::io::Result<Child> {
     Ok(child)
 }
 
-/// Kills a group that one of our children leads.
-pub(super) fn kill_group(group: u32) {
-    let group = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
-        // Gone already is what we want.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-}
-
 /// Moves bytes both ways until the command has ended and its pipes are empty, then tells how it ended.
 pub(super) async fn pump(shared: Arc<Shared>, mut child: Child, channel: Channel<Msg>, handle: Handle) {
     let id = channel.id();
