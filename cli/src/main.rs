@@ -1,2 +1,72 @@
-//! placeholder
-fn main() {}
+//! `roadie`: the command line. The only crate that prints, exits and reads the environment.
+
+mod args;
+mod author;
+mod demo;
+mod fleet;
+mod out;
+mod packages;
+mod project;
+mod report;
+
+use args::{Cli, Verb};
+use clap::{CommandFactory as _, Parser as _};
+use out::Fatal;
+use roadie_model::outcome::Outcome;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        out::note(&format!("{} this is a bug in roadie: {info}", out::red("error:")));
+        out::note("hint: run it again with --debug and report what it says");
+    }));
+    let cli = match Cli::try_parse_from(args::spell_out(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Outcome::Usage.exit_code() } else { 0 });
+        }
+    };
+    if cli.global.debug {
+        let filter = tracing_subscriber::EnvFilter::new("roadie=debug,roadie_deployer=debug,roadie_transport=debug,russh=info");
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    let json = cli.global.json;
+    let run = std::panic::catch_unwind(move || run(cli));
+    match run {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(fatal)) => {
+            fatal.print(json);
+            ExitCode::from(fatal.outcome.exit_code())
+        }
+        Err(_) => ExitCode::from(Outcome::Bug.exit_code()),
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, Fatal> {
+    match cli.verb {
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "roadie", &mut std::io::stdout());
+            Ok(0)
+        }
+        Verb::Check => author::check(&cli.global),
+        Verb::Init => author::init(&cli.global),
+        verb => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.map_err(|e| Fatal::failed("cannot start").cause(e.to_string()))?;
+            let code = runtime.block_on(run_async(verb, &cli.global));
+            // Nothing that still runs is worth waiting for.
+            runtime.shutdown_background();
+            code
+        }
+    }
+}
+
+async fn run_async(verb: Verb, global: &args::Global) -> Result<u8, Fatal> {
+    match verb {
+        Verb::Pack { named, target } => packages::pack(global, &named.names, &target).await,
+        Verb::Packages { verb } => packages::packages(global, &verb),
+        Verb::Demo { keep } => demo::run(global, keep).await,
+        verb => fleet::run(verb, global).await,
+    }
+}

@@ -42,6 +42,11 @@ impl Cancel {
         self.sender.send_modify(|level| *level = level.saturating_add(1));
     }
 
+    /// Forgets what was asked, for work that comes after an interruption.
+    pub fn reset(&self) {
+        self.sender.send_replace(0);
+    }
+
     /// How often it was asked.
     pub fn level(&self) -> u8 {
         *self.sender.borrow()

@@ -37,6 +37,7 @@ impl Failure {
     }
 
     /// From the transport.
+    #[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
     pub fn transport(error: TransportError) -> Self {
         use TransportError as T;
         let (outcome, hint) = match &error {

@@ -1,0 +1,270 @@
+//! The command line as types.
+
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Packs services and runs them on any Linux box that has sshd.
+///
+/// One file, roadie.yaml, says what services there are, how each is built, where it runs and when it is healthy. roadie builds
+/// and packs them, streams them to the hosts, switches, watches their health, and finds its way back when that fails. The hosts
+/// need nothing but sshd.
+#[derive(Debug, Parser)]
+#[command(name = "roadie", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Options of all verbs.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  roadie demo                      see it all happen on this machine, nothing else needed
+  roadie init && roadie check      write a roadie.yaml for this cargo workspace and check it
+  roadie plan                      what a deploy would do, with diffs
+  roadie deploy api --host edge-1  bring one service to one host
+  roadie logs -f                   follow the logs of everything, merged
+
+Exit codes:
+  0 done or nothing to do    1 failed, nothing changed     2 usage or definition
+  3 changes pending (plan)   4 unreachable or login        5 failed, rolled back, old release healthy
+  6 failed, not restored     7 locked                      8 host cannot take the package
+  9 package or host key not trusted                       10 contact lost, outcome unknown
+ 11 some hosts run the new release, others do not          70 a bug in roadie   130 interrupted safely";
+
+/// Options of all verbs.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Definition file, also -f (but behind `logs`, -f follows) [default: roadie.yaml here or in a folder above]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Merge roadie.NAME.yaml over the definition
+    #[arg(long, global = true, value_name = "NAME")]
+    pub env: Option<String>,
+    /// Only these hosts: a name, a wildcard or tag:NAME (repeatable)
+    #[arg(long = "host", global = true, value_name = "HOST")]
+    pub hosts: Vec<String>,
+    /// Only these services: a name or a wildcard (repeatable)
+    #[arg(long = "service", global = true, value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Print JSON on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Answer yes to every question
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// Work on at most N hosts at the same time
+    #[arg(long, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub max_concurrent: u16,
+    /// Learn unknown host keys instead of refusing them (changed keys are refused all the same)
+    #[arg(long, global = true)]
+    pub accept_new_host_keys: bool,
+    /// Say on standard error what happens underneath
+    #[arg(long, global = true)]
+    pub debug: bool,
+}
+
+/// Services named behind a verb.
+#[derive(Debug, Clone, Args)]
+pub struct Named {
+    /// Services, or wildcards [default: all]
+    #[arg(value_name = "SERVICE")]
+    pub names: Vec<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write a commented roadie.yaml for the cargo workspace here
+    Init,
+    /// Check the definition and name every mistake in it
+    Check,
+    /// Build services and put their packages into the store
+    Pack {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// Only this target triple (repeatable)
+        #[arg(long, value_name = "TRIPLE")]
+        target: Vec<String>,
+    },
+    /// Look at the package store
+    Packages {
+        /// What to do there.
+        #[command(subcommand)]
+        verb: PackagesVerb,
+    },
+    /// Say what a deploy would do, with diffs; change nothing
+    Plan {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// Exit with 3 when changes are pending
+        #[arg(long)]
+        detailed_exitcode: bool,
+        /// Plan for this package of the store instead of packing
+        #[arg(long, value_name = "ID")]
+        package: Option<String>,
+    },
+    /// Bring services to their hosts
+    Deploy {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// The same as plan
+        #[arg(long)]
+        dry_run: bool,
+        /// Switch without waiting for health
+        #[arg(long)]
+        skip_health_check: bool,
+        /// Deploy this package of the store instead of packing
+        #[arg(long, value_name = "ID")]
+        package: Option<String>,
+    },
+    /// Show what runs where
+    Status(Named),
+    /// Start services and wait until they are healthy
+    Start(Named),
+    /// Stop services; they stay installed
+    Stop(Named),
+    /// Restart services and wait until they are healthy
+    Restart(Named),
+    /// Read the logs of services, merged by time
+    Logs {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// Keep following
+        #[arg(short, long)]
+        follow: bool,
+        /// At most N of the newest lines per source [default: 100]
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+        /// Not older than this: 90s, 10m, 2h
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        since: Option<u64>,
+        /// Only of this release (first digits of its id)
+        #[arg(long, value_name = "RELEASE", value_parser = digits)]
+        release: Option<String>,
+    },
+    /// Run a command on hosts, as the login user
+    Exec {
+        /// The command and its arguments, behind --
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Show the releases on each host
+    Releases(Named),
+    /// Return to an older release that was healthy
+    Rollback {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// First digits of the release's id [default: the one before the current one]
+        #[arg(long, value_name = "RELEASE", value_parser = digits)]
+        to: Option<String>,
+    },
+    /// Delete old releases; with --all remove services from their hosts
+    Cleanup {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
+        /// Remove the services altogether: process, unit, releases, records
+        #[arg(long)]
+        all: bool,
+    },
+    /// Deploy an example service to a sandbox on this machine and tell the story
+    Demo {
+        /// Leave the sandbox host running and print commands to try
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What to do in the package store.
+#[derive(Debug, Subcommand)]
+pub enum PackagesVerb {
+    /// List packages, newest first
+    Ls,
+    /// Show one package
+    Show {
+        /// First digits of its id.
+        #[arg(value_name = "ID", value_parser = digits)]
+        id: String,
+    },
+    /// Verify packages against their ids
+    Verify {
+        /// First digits of an id [default: all]
+        #[arg(value_name = "ID", value_parser = digits)]
+        id: Option<String>,
+    },
+}
+
+/// Spells `-f FILE` out as `--file FILE` for every verb but `logs`, whose own `-f` everybody knows.
+pub fn spell_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut result: Vec<OsString> = Vec::new();
+    let (mut behind_logs, mut raw) = (false, false);
+    for arg in args {
+        let text = arg.to_str().unwrap_or_default().to_owned();
+        raw |= text == "--";
+        behind_logs |= text == "logs";
+        let value = text.strip_prefix("-f").filter(|_| !raw && !behind_logs && !result.is_empty());
+        match value {
+            Some("") => result.push("--file".into()),
+            Some(value) => result.push(format!("--file={}", value.trim_start_matches('=')).into()),
+            None => result.push(arg),
+        }
+    }
+    result
+}
+
+fn age(text: &str) -> Result<u64, String> {
+    let split = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| "a number and a unit: 90s, 10m, 2h, 1d".to_owned())?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err("a number and a unit: 90s, 10m, 2h, 1d".into()),
+    };
+    number.checked_mul(unit).filter(|s| *s < 1_000_000_000).ok_or_else(|| "too long ago".into())
+}
+
+fn digits(text: &str) -> Result<String, String> {
+    let valid = (4..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if valid { Ok(text.to_owned()) } else { Err("4 to 64 hex digits".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_short_file_option_yields_to_following_logs() {
+        let words = |line: &str| spell_out(line.split(' ').map(OsString::from)).join(" ".as_ref());
+        assert_eq!(words("roadie -f x deploy -fy -- -f z"), "roadie --file x deploy --file=y -- -f z");
+        assert_eq!(words("roadie -f x logs -fn 10"), "roadie --file x logs -fn 10");
+    }
+
+    #[test]
+    fn ages_have_units() {
+        assert_eq!((age("90s"), age("2h")), (Ok(90), Ok(7200)));
+        assert!(age("5").is_err() && age("x").is_err());
+    }
+}

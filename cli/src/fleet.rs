@@ -1,0 +1,404 @@
+//! The verbs that talk to hosts.
+
+use crate::args::{Global, Named, Verb};
+use crate::out::{self, Fatal};
+use crate::packages::{self, ago};
+use crate::project::{self, Environment};
+use crate::report::{self, Reporter};
+use roadie_deployer::{
+    Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, Options, SshConnector, TaskReport, Verb as Work,
+};
+use roadie_model::definition::{Definition, Host, Service};
+use roadie_model::event::EventKind;
+use roadie_model::facts::HostFacts;
+use roadie_model::id::ServiceName;
+use roadie_model::outcome::Outcome;
+use roadie_model::package::Package;
+use roadie_model::plan::HostPlan;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A verb that needs the definition and its hosts.
+pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
+    let definition = project::load(global)?;
+    let named = match &verb {
+        Verb::Plan { named, .. }
+        | Verb::Deploy { named, .. }
+        | Verb::Logs { named, .. }
+        | Verb::Rollback { named, .. }
+        | Verb::Cleanup { named, .. }
+        | Verb::Status(named)
+        | Verb::Start(named)
+        | Verb::Stop(named)
+        | Verb::Restart(named)
+        | Verb::Releases(named) => named.clone(),
+        _ => Named { names: Vec::new() },
+    };
+    let targets = project::targets(&definition, global, &named.names)?;
+    if targets.is_empty() {
+        return Err(Fatal::usage("nothing is chosen").hint("no chosen service has one of the chosen hosts"));
+    }
+    let environment = Environment::read()?;
+    let connector = Arc::new(SshConnector {
+        home: environment.home.clone(),
+        user: environment.user.clone(),
+        agent: environment.agent.clone(),
+        accept_new_host_keys: global.accept_new_host_keys,
+    });
+    let fleet = Fleet::new(global.clone(), environment, connector);
+    let code = fleet.run(verb, &definition, targets).await;
+    fleet.close().await;
+    code
+}
+
+/// A controller with its reporter.
+pub struct Fleet {
+    global: Global,
+    environment: Environment,
+    controller: Controller,
+    reporter: Arc<Reporter>,
+    plans: Arc<Mutex<Vec<HostPlan>>>,
+    cancel: Cancel,
+}
+
+impl Fleet {
+    /// Tells events as `global` says, and stops on Ctrl-C and SIGTERM.
+    pub fn new(global: Global, environment: Environment, connector: Arc<dyn Connector>) -> Self {
+        let reporter = Arc::new(Reporter::new(global.json));
+        let plans: Arc<Mutex<Vec<HostPlan>>> = Arc::default();
+        let (tell, keep) = (reporter.clone(), plans.clone());
+        let sink: EventSink = Arc::new(move |event| {
+            if let EventKind::Planned { plan } = &event.kind {
+                keep.lock().unwrap_or_else(PoisonError::into_inner).push((**plan).clone());
+            }
+            tell.event(&event);
+        });
+        let cancel = Cancel::new();
+        tokio::spawn(listen_for_signals(cancel.clone()));
+        let options = Options { max_concurrent: global.max_concurrent.into(), identity: environment.identity() };
+        let controller = Controller::new(connector, options, sink, cancel.clone());
+        Self { global, environment, controller, reporter, plans, cancel }
+    }
+
+    /// The options it was made with.
+    pub fn global(&self) -> &Global {
+        &self.global
+    }
+
+    /// Says goodbye to all hosts.
+    pub async fn close(&self) {
+        self.controller.close().await;
+    }
+
+    /// Forgets an interruption: what comes now is the cleaning up after it.
+    pub fn calm(&self) {
+        self.cancel.reset();
+    }
+
+    /// Does one verb.
+    pub async fn run(&self, verb: Verb, definition: &Definition, targets: Vec<(Service, Vec<Host>)>) -> Result<u8, Fatal> {
+        match verb {
+            Verb::Deploy { dry_run: true, package, .. } => self.plan(definition, &targets, package.as_deref(), false).await,
+            Verb::Plan { detailed_exitcode, package, .. } => {
+                self.plan(definition, &targets, package.as_deref(), detailed_exitcode).await
+            }
+            Verb::Deploy { skip_health_check, package, .. } => {
+                let packages = self.packages(definition, &targets, package.as_deref()).await?;
+                let work = |s: &ServiceName| Work::Deploy {
+                    packages: packages.get(s).cloned().unwrap_or_default(),
+                    skip_health: skip_health_check,
+                };
+                self.change(definition, &targets, work).await
+            }
+            Verb::Rollback { to, .. } => self.change(definition, &targets, |_| Work::Rollback { to: to.clone() }).await,
+            Verb::Start(_) => self.change(definition, &targets, |_| Work::Start).await,
+            Verb::Stop(_) => self.change(definition, &targets, |_| Work::Stop).await,
+            Verb::Restart(_) => self.change(definition, &targets, |_| Work::Restart).await,
+            Verb::Cleanup { all: false, .. } => self.change(definition, &targets, |_| Work::Cleanup).await,
+            Verb::Cleanup { all: true, .. } => {
+                self.ask_to_remove(&targets)?;
+                self.change(definition, &targets, |_| Work::Remove).await
+            }
+            Verb::Status(_) => self.read(definition, &targets, Work::Status).await,
+            Verb::Releases(_) => self.read(definition, &targets, Work::Releases).await,
+            Verb::Logs { follow, lines, since, release, .. } => {
+                self.logs(targets, LogQuery { follow, lines, since_s: since, release }).await
+            }
+            Verb::Exec { command } => self.exec(&targets, &command).await,
+            _ => Err(Fatal::usage("this verb does not work on hosts")),
+        }
+    }
+
+    /// Packages per service: packed now, or the one of the store that was named.
+    async fn packages(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        id: Option<&str>,
+    ) -> Result<BTreeMap<ServiceName, Vec<Package>>, Fatal> {
+        let packager = packages::packager(&self.environment)?;
+        let mut found = BTreeMap::new();
+        if let Some(id) = id {
+            let package = packager.store().find(id).map_err(|e| packages::store_error(&e))?;
+            for (service, _) in targets {
+                if service.name != package.metadata.name {
+                    let message = format!(
+                        "package {} is of service `{}`, not `{}`",
+                        package.id.short(),
+                        package.metadata.name,
+                        service.name
+                    );
+                    return Err(Fatal::usage(message).hint("choose one service with --service"));
+                }
+                found.insert(service.name.clone(), vec![package.clone()]);
+            }
+            return Ok(found);
+        }
+        for (service, _) in targets {
+            let work = packages::pack_service(&packager, definition, service, &[], &self.reporter);
+            let packed = tokio::select! {
+                packed = work => packed?,
+                () = self.cancel.reached(1) => {
+                    return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was touched") });
+                }
+            };
+            found.insert(service.name.clone(), packed.into_iter().map(|(p, _)| p).collect());
+        }
+        Ok(found)
+    }
+
+    fn waves(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        work: impl Fn(&ServiceName) -> Work,
+    ) -> Vec<Vec<Group>> {
+        let names: Vec<&ServiceName> = targets.iter().map(|(s, _)| &s.name).collect();
+        let hosts =
+            |service: &Service| targets.iter().find(|(s, _)| s.name == service.name).map(|(_, h)| h.clone()).unwrap_or_default();
+        let group = |s: &Service| Group { service: s.clone(), hosts: hosts(s), verb: work(&s.name) };
+        definition.waves(&names).into_iter().map(|wave| wave.into_iter().map(group).collect()).collect()
+    }
+
+    async fn change(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        work: impl Fn(&ServiceName) -> Work,
+    ) -> Result<u8, Fatal> {
+        let waves = self.waves(definition, targets, &work);
+        let changes = waves.iter().flatten().any(|g| g.verb.changes_release());
+        let reports = self.controller.run(waves).await;
+        Ok(report::summary(&reports, changes, self.global.json).exit_code())
+    }
+
+    async fn plan(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        package: Option<&str>,
+        detailed: bool,
+    ) -> Result<u8, Fatal> {
+        let packages = self.packages(definition, targets, package).await?;
+        let work = |s: &ServiceName| Work::Plan { packages: packages.get(s).cloned().unwrap_or_default() };
+        let reports = self.controller.run(self.waves(definition, targets, work)).await;
+        if !self.global.json {
+            let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            plans.iter().for_each(print_plan);
+        }
+        match report::summary(&reports, false, self.global.json) {
+            Outcome::ChangesPending if !detailed => Ok(0),
+            outcome => Ok(outcome.exit_code()),
+        }
+    }
+
+    async fn read(&self, definition: &Definition, targets: &[(Service, Vec<Host>)], work: Work) -> Result<u8, Fatal> {
+        let releases = matches!(work, Work::Releases);
+        let reports = self.controller.run(self.waves(definition, targets, |_| work.clone())).await;
+        if self.global.json {
+            return Ok(report::summary(&reports, false, true).exit_code());
+        }
+        let (good, bad): (Vec<TaskReport>, Vec<TaskReport>) =
+            reports.into_iter().partition(|r| r.report.outcome == Outcome::Done);
+        if releases {
+            print_releases(&good)
+        } else {
+            print_status(&good)
+        }
+        Ok(report::summary(&bad, false, false).exit_code())
+    }
+
+    fn ask_to_remove(&self, targets: &[(Service, Vec<Host>)]) -> Result<(), Fatal> {
+        if self.global.yes {
+            return Ok(());
+        }
+        let what: Vec<String> =
+            targets.iter().flat_map(|(s, hosts)| hosts.iter().map(move |h| format!("{}@{}", s.name, h.name))).collect();
+        if !out::is_terminal() || !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+            return Err(Fatal::usage("removing services needs a yes").hint("say it with --yes"));
+        }
+        out::note(&format!("This removes {} with all releases. Type yes to go on:", what.join(", ")));
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Fatal::usage("not removed")) }
+    }
+
+    async fn logs(&self, targets: Vec<(Service, Vec<Host>)>, query: LogQuery) -> Result<u8, Fatal> {
+        let several = targets.iter().map(|(_, hosts)| hosts.len()).sum::<usize>() > 1;
+        let json = self.global.json;
+        let sink = move |line: LogLine| {
+            if json {
+                out::line(&serde_json::to_string(&line).unwrap_or_default());
+            } else if several {
+                out::line(&format!("{}@{} | {}", line.service, line.host, line.text));
+            } else {
+                out::line(&line.text);
+            }
+        };
+        let ends = self.controller.logs(targets, query, &sink).await;
+        let mut failed = false;
+        for (host, service, error) in ends {
+            if let Some(error) = error {
+                failed = true;
+                out::note(&format!("{} {service}@{host}: {error}", out::red("error:")));
+            }
+        }
+        let interrupted = self.cancel.level() > 0;
+        Ok(match (interrupted, failed) {
+            (true, _) => Outcome::Interrupted.exit_code(),
+            (false, true) => Outcome::Unreachable.exit_code(),
+            (false, false) => 0,
+        })
+    }
+
+    async fn exec(&self, targets: &[(Service, Vec<Host>)], command: &[String]) -> Result<u8, Fatal> {
+        let mut hosts: Vec<Host> = Vec::new();
+        for host in targets.iter().flat_map(|(_, hosts)| hosts) {
+            if !hosts.iter().any(|h| h.name == host.name) {
+                hosts.push(host.clone());
+            }
+        }
+        let one = hosts.len() == 1;
+        let results = self.controller.exec(hosts, roadie_model::sh::join(command)).await;
+        for result in &results {
+            if self.global.json {
+                out::line(&serde_json::to_string(result).unwrap_or_default());
+                continue;
+            }
+            let prefix = if one { String::new() } else { format!("{} | ", result.host) };
+            result.stdout.lines().for_each(|l| out::line(&format!("{prefix}{l}")));
+            result.stderr.lines().for_each(|l| out::note(&format!("{prefix}{l}")));
+            if let Some(error) = &result.error {
+                out::note(&format!("{} {}: {error}", out::red("error:"), result.host));
+            }
+        }
+        Ok(match results.as_slice() {
+            [only] => only.status.map_or(Outcome::Unreachable.exit_code(), |s| u8::try_from(s.min(255)).unwrap_or(255)),
+            all if all.iter().all(|r| r.status == Some(0)) => 0,
+            all if all.iter().any(|r| r.error.is_some()) => Outcome::Unreachable.exit_code(),
+            _ => 1,
+        })
+    }
+}
+
+async fn listen_for_signals(cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.request();
+        if cancel.level() == 1 {
+            out::note("interrupted: finishing the step and taking the run back; once more to leave at once");
+        }
+    }
+}
+
+fn print_plan(plan: &HostPlan) {
+    out::line(&format!("{}@{}", plan.service, plan.host));
+    if plan.is_noop() {
+        out::line("  nothing to do");
+        return;
+    }
+    for step in &plan.steps {
+        out::line(&format!("  {:>2} {}", step.id, step.action));
+    }
+    let Some(rendered) = &plan.rendered else { return };
+    let facts = &plan.assumes;
+    diff("unit", facts.unit_text.as_deref(), &rendered.unit);
+    diff("config.toml", facts.config_text.as_deref(), &rendered.config);
+}
+
+fn diff(name: &str, old: Option<&str>, new: &str) {
+    // A new release id in the unit is no change of the unit.
+    let without_id =
+        |text: &str| text.lines().filter(|l| !l.contains("ROADIE_RELEASE=")).map(|l| format!("{l}\n")).collect::<String>();
+    let (old, new) = (without_id(old.unwrap_or_default()), without_id(new));
+    if old == new {
+        return;
+    }
+    let diff = similar::TextDiff::from_lines(old.as_str(), new.as_str());
+    let text =
+        diff.unified_diff().context_radius(2).header(&format!("{name} (on the host)"), &format!("{name} (new)")).to_string();
+    text.lines().for_each(|l| out::line(&format!("  {l}")));
+}
+
+fn facts(report: &TaskReport) -> Option<HostFacts> {
+    serde_json::from_value(report.report.data.clone()).ok()
+}
+
+fn print_status(reports: &[TaskReport]) {
+    let rows = reports.iter().filter_map(|r| {
+        let facts = facts(r)?;
+        let current = facts.current.as_ref();
+        let release = current.and_then(|id| facts.release(id));
+        let mut notes = facts.service.detail.trim().to_owned();
+        if facts.unconfirmed {
+            notes = format!("{notes} not confirmed").trim().to_owned();
+        }
+        Some(vec![
+            r.service.to_string(),
+            r.host.to_string(),
+            facts.service.state.to_string(),
+            current.map_or("-", |id| id.short()).to_owned(),
+            release.map(|r| r.version.clone()).unwrap_or_default(),
+            facts.service.up_s.map(ago).unwrap_or_default(),
+            facts.service.restarts.to_string(),
+            notes,
+        ])
+    });
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        out::table(&["SERVICE", "HOST", "STATE", "RELEASE", "VERSION", "UP", "RESTARTS", "NOTES"], rows);
+    }
+}
+
+fn print_releases(reports: &[TaskReport]) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut rows = Vec::new();
+    for r in reports {
+        let Some(facts) = facts(r) else { continue };
+        for release in &facts.releases {
+            let current = if facts.current.as_ref() == Some(&release.id) { "current" } else { "" };
+            let age = now.saturating_sub(u64::try_from(release.changed_at).unwrap_or(0));
+            rows.push(vec![
+                r.service.to_string(),
+                r.host.to_string(),
+                release.id.short().to_owned(),
+                release.version.clone(),
+                release.state.to_string(),
+                ago(age),
+                current.to_owned(),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        out::line("no releases");
+    } else {
+        out::table(&["SERVICE", "HOST", "RELEASE", "VERSION", "STATE", "AGE", ""], rows);
+    }
+}
