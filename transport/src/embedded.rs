@@ -136,15 +136,16 @@ impl EmbeddedSshd {
     /// Cuts all connections, kills the commands that still run, and waits until the port is free.
     /// What a command started in a session of its own (`setsid`) lives on.
     pub async fn shutdown(mut self) {
-        self.halt();
+        self.stop.send_replace(true);
         if let Some(accepting) = self.accepting.take() {
             // It ends by itself after the stop; a panic in it was reported already.
             let _ = accepting.await;
         }
+        // After the goodbye: to a client, a server that goes down is no command that was killed.
+        self.kill();
     }
 
-    fn halt(&self) {
-        self.stop.send_replace(true);
+    fn kill(&self) {
         for group in lock(&self.shared.running).drain() {
             crate::local::kill_group(group);
         }
@@ -153,7 +154,8 @@ impl EmbeddedSshd {
 
 impl Drop for EmbeddedSshd {
     fn drop(&mut self) {
-        self.halt();
+        self.stop.send_replace(true);
+        self.kill();
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Own code, because the SSH library's check was seen to accept keys that a `@revoked` line forbids, and to call a second valid
 //! key a changed one. A bad line is skipped; a file that exists and cannot be read fails the check.
+//!
+//! `@cert-authority` lines are read, and do not make any key known: host certificates are not accepted yet. A host that has
+//! nothing but a certificate shows its plain key to us, which must then be known or pinned itself.
 
 use crate::TransportError;
 use base64::Engine as _;
@@ -10,7 +13,7 @@ use russh::keys::ssh_key::PublicKey;
 use russh::keys::{Algorithm, HashAlg};
 use sha1::Sha1;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// How host keys are judged.
@@ -57,19 +60,18 @@ impl KnownHosts {
             return Err(TransportError::HostKeyChanged { address: address.to_owned(), fingerprint, expected });
         }
         let name = host_pattern(address, port);
-        match judge(&self.lines()?, &name, key) {
+        let mut verdict = judge(&self.lines()?, &name, key);
+        if verdict == Verdict::Unknown && self.policy == Policy::AcceptNew {
+            verdict = self.learn(&name, key)?;
+        }
+        let address = address.to_owned();
+        match verdict {
             Verdict::Known => Ok(()),
-            Verdict::Revoked(by) => Err(TransportError::HostKeyRevoked { address: address.to_owned(), fingerprint, by }),
-            Verdict::Changed(expected) => {
-                Err(TransportError::HostKeyChanged { address: address.to_owned(), fingerprint, expected })
-            }
+            Verdict::Revoked(by) => Err(TransportError::HostKeyRevoked { address, fingerprint, by }),
+            Verdict::Changed(expected) => Err(TransportError::HostKeyChanged { address, fingerprint, expected }),
             Verdict::Unknown => {
                 let line = format!("{name} {}", key_text(key));
-                if self.policy == Policy::AcceptNew {
-                    return self.learn(&line);
-                }
-                let algorithm = key.algorithm().to_string();
-                Err(TransportError::HostKeyUnknown { address: address.to_owned(), algorithm, fingerprint, line })
+                Err(TransportError::HostKeyUnknown { address, algorithm: key.algorithm().to_string(), fingerprint, line })
             }
         }
     }
@@ -93,19 +95,46 @@ impl KnownHosts {
         Ok(lines)
     }
 
-    /// Appends a line with one write: two processes that learn at once both get theirs in.
-    fn learn(&self, line: &str) -> Result<(), TransportError> {
-        let Some(path) = self.files.first() else { return Ok(()) };
+    /// Adds a key to the first file. Readers see the file before or after, never between; of two processes that learn at once
+    /// the second finds what the first has learnt.
+    fn learn(&self, name: &str, key: &PublicKey) -> Result<Verdict, TransportError> {
+        let Some(path) = self.files.first() else { return Ok(Verdict::Unknown) };
         let failed = |source| TransportError::Local { what: format!("cannot write `{}`", path.display()), source };
-        if let Some(folder) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // The file may be a link into somebody's collection of settings: the link stays.
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // Held until it is closed; a lock on the folder leaves no file behind.
+        let lock = std::fs::File::open(folder).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        match judge(&self.lines()?, name, key) {
+            Verdict::Unknown => {}
+            learnt => return Ok(learnt),
         }
-        let ends_open = std::fs::read(path).is_ok_and(|text| text.last().is_some_and(|b| *b != b'\n'));
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(failed)?;
-        let text = format!("{}{line}\n", if ends_open { "\n" } else { "" });
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)
+        replace(path, folder, &format!("{name} {}\n", key_text(key))).map_err(failed)?;
+        Ok(Verdict::Known)
     }
+}
+
+/// Puts the text of `path` and `line` in its place, with the mode it had, or 0600.
+fn replace(path: &Path, folder: &Path, line: &str) -> std::io::Result<()> {
+    let (mut text, permissions) = match std::fs::read(path) {
+        Ok(text) => (text, Some(std::fs::metadata(path)?.permissions())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => (Vec::new(), None),
+        Err(e) => return Err(e),
+    };
+    if text.last().is_some_and(|b| *b != b'\n') {
+        text.push(b'\n');
+    }
+    text.extend_from_slice(line.as_bytes());
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    new.write_all(&text)?;
+    if let Some(permissions) = permissions {
+        new.as_file().set_permissions(permissions)?;
+    }
+    new.as_file().sync_all()?;
+    new.persist(path)?;
+    Ok(())
 }
 
 /// How the host is written in the files: lower case, with brackets when the port is not 22.
@@ -138,7 +167,8 @@ struct Line {
 fn parse(path: &Path, bytes: &[u8]) -> Vec<Line> {
     let lines = bytes.split(|b| *b == b'\n').enumerate();
     lines
-        .filter_map(|(index, line)| parse_line(std::str::from_utf8(line).ok()?, format!("{}:{}", path.display(), index + 1)))
+        // A comment may be in any encoding; hosts and keys are ASCII.
+        .filter_map(|(index, line)| parse_line(&String::from_utf8_lossy(line), format!("{}:{}", path.display(), index + 1)))
         .collect()
 }
 
@@ -233,77 +263,4 @@ fn judge(lines: &[Line], name: &str, key: &PublicKey) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
-    const B: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGNdLvn7lBqz6ZeGmzXhSGeXBnAIy8hLvTjNpVFPn0bT";
-
-    fn key(text: &str) -> PublicKey {
-        PublicKey::from_openssh(text).expect("a key")
-    }
-
-    fn verdict(file: &str, name: &str, shown: &str) -> Verdict {
-        judge(&parse(Path::new("kh"), file.as_bytes()), name, &key(shown))
-    }
-
-    #[test]
-    fn any_matching_line_with_the_key_will_do() {
-        assert_eq!(verdict(&format!("h {B}\nh {A} comment\n"), "h", A), Verdict::Known);
-        assert!(matches!(verdict(&format!("h {B}\n"), "h", A), Verdict::Changed(by) if by.starts_with("kh:1 says SHA256:")));
-        assert_eq!(verdict(&format!("other {A}\n"), "h", A), Verdict::Unknown);
-    }
-
-    #[test]
-    fn revoked_beats_everything() {
-        assert_eq!(verdict(&format!("h {A}\n@revoked * {A}\n"), "h", A), Verdict::Revoked("kh:2".into()));
-        assert_eq!(verdict(&format!("@cert-authority h {A}\n"), "h", A), Verdict::Unknown);
-    }
-
-    #[test]
-    fn patterns_negation_case_ports_tabs_and_garbage() {
-        assert_eq!(verdict(&format!("\t*.lab,!bad.lab\t{A}\n"), "x.lab", A), Verdict::Known);
-        assert_eq!(verdict(&format!("*.lab,!bad.lab {A}\n"), "bad.lab", A), Verdict::Unknown);
-        assert_eq!(verdict(&format!("EXAMPLE {A}\n"), "example", A), Verdict::Known);
-        assert_eq!(verdict(&format!("[h]:2222 {A}\n"), &host_pattern("H", 2222), A), Verdict::Known);
-        assert_eq!(verdict(&format!("garbage\n\u{fffd} x y\nh {A}\n"), "h", A), Verdict::Known);
-        assert!(wildcard(b"1?.*.9", b"10.1.2.9") && !wildcard(b"a*b", b"ac"));
-    }
-
-    #[test]
-    fn the_file_agrees_with_ssh_keygen() {
-        let folder = tempfile::tempdir().expect("temp");
-        let path = folder.path().join("known_hosts");
-        std::fs::write(&path, format!("plain.example {A}\n[p.example]:2022 {B}\n10.1.*.9 {A}\n")).expect("write");
-        let hashed = std::process::Command::new("ssh-keygen").args(["-H", "-f"]).arg(&path).output();
-        if !hashed.is_ok_and(|o| o.status.success()) {
-            eprintln!("SKIPPED (no ssh-keygen): the_file_agrees_with_ssh_keygen");
-            return;
-        }
-        let known = KnownHosts { policy: Policy::Strict, files: vec![path.clone()] };
-        for (host, port) in [("plain.example", 22), ("p.example", 2022), ("10.1.2.9", 22), ("p.example", 22), ("other", 22)] {
-            let name = host_pattern(host, port);
-            let theirs = std::process::Command::new("ssh-keygen").args(["-F", &name, "-f"]).arg(&path).output().expect("runs");
-            assert_eq!(!known.known_algorithms(host, port).is_empty(), theirs.status.success(), "{name}");
-        }
-    }
-
-    #[test]
-    fn accept_new_learns_once_and_refuses_a_change() {
-        let folder = tempfile::tempdir().expect("temp");
-        let known = KnownHosts { policy: Policy::AcceptNew, files: vec![folder.path().join(".ssh/known_hosts")] };
-        known.check("h", 2222, &key(A)).expect("learns");
-        known.check("h", 2222, &key(A)).expect("knows");
-        assert!(matches!(known.check("h", 2222, &key(B)), Err(TransportError::HostKeyChanged { .. })));
-        let text = std::fs::read_to_string(&known.files[0]).expect("reads");
-        assert_eq!(text, format!("[h]:2222 {A}\n"));
-    }
-
-    #[test]
-    fn pins_ask_no_file() {
-        let pinned = key(A).fingerprint(HashAlg::Sha256).to_string();
-        let known = KnownHosts { policy: Policy::Pinned(pinned), files: vec![] };
-        known.check("h", 22, &key(A)).expect("pinned");
-        assert!(matches!(known.check("h", 22, &key(B)), Err(TransportError::HostKeyChanged { .. })));
-    }
-}
+mod tests;

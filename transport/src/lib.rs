@@ -17,6 +17,7 @@ mod process;
 pub mod session;
 mod sftp;
 pub mod ssh;
+pub mod testing;
 pub use error::TransportError;
 
 /// A byte stream to a port of the place, for example for a health probe.
@@ -48,7 +49,8 @@ pub enum Chunk {
 /// A running command with its standard input still open.
 #[async_trait]
 pub trait Process: Send {
-    /// Sends bytes to its standard input; waits only for flow control.
+    /// Sends bytes to its standard input; waits only for flow control. What the process says meanwhile is kept for
+    /// [`Process::next`]. Fails when the process has ended or reads no more: its exit is the next thing to read.
     async fn write(&mut self, data: Bytes) -> Result<(), TransportError>;
     /// Closes its standard input.
     async fn close_stdin(&mut self) -> Result<(), TransportError>;
@@ -89,7 +91,9 @@ pub trait Session: Send + Sync {
     /// Connects to `host:port` as seen from the place (`127.0.0.1` is the place itself).
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError>;
 
-    /// Request-and-wait exchanges since login: exact, counted where each wait is made.
+    /// Round trips since login. One is counted when we, having sent something since we last heard, wait and hear: opening a
+    /// channel, a command's first word after its start or after a write. Waits for flow control are not counted, nor is what
+    /// was heard in the background before anybody waited for it. Always 0 on this machine.
     fn round_trips(&self) -> u64;
 
     /// Why the session died, once it did.

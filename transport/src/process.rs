@@ -24,16 +24,6 @@ impl<R: Reader> Buffered<R> {
         Self { reader, backlog: VecDeque::new(), held: 0 }
     }
 
-    pub(crate) async fn next(&mut self) -> Option<Chunk> {
-        match self.backlog.pop_front() {
-            Some(chunk) => {
-                self.held -= length(&chunk);
-                Some(chunk)
-            }
-            None => self.reader.next().await,
-        }
-    }
-
     /// Waits for `send` while setting aside what the process says. `None` when the process ended first.
     pub(crate) async fn while_sending<T>(&mut self, send: impl Future<Output = T>) -> Option<T> {
         let mut send = pin!(send);
@@ -51,6 +41,18 @@ impl<R: Reader> Buffered<R> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl<R: Reader> Reader for Buffered<R> {
+    async fn next(&mut self) -> Option<Chunk> {
+        match self.backlog.pop_front() {
+            Some(chunk) => {
+                self.held -= length(&chunk);
+                Some(chunk)
+            }
+            None => self.reader.next().await,
         }
     }
 }

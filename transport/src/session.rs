@@ -235,7 +235,7 @@ impl SshProcess {
                 let _ = writer.eof().await;
             }
         };
-        process::run(&mut open.reader.reader, feed, limit).await
+        process::run(&mut open.reader, feed, limit).await
     }
 }
 

@@ -3,12 +3,15 @@
 use crate::TransportError;
 use crate::known_hosts::{KnownHosts, Policy};
 use crate::session::SshSession;
-use russh::client::{self, AuthResult, DisconnectReason, Handle};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use russh::client::{self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, Msg};
 use russh::keys::agent::client::AgentClient;
 use russh::keys::ssh_key::PublicKey;
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{Preferred, cipher, compression, kex, mac};
+use russh::{Channel, Preferred, cipher, compression, kex, mac};
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +19,12 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Deadline of the key exchange, and of the login.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+/// Head start of each address of a host over its next one.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Keys offered at most: servers cut the line after six.
 const MAX_TRIES: usize = 6;
+/// Why a key file with a passphrase cannot be used: nobody is asked for one.
+const PASSPHRASE: &str = "it has a passphrase: load it into ssh-agent";
 
 /// Everything needed to reach one host.
 #[derive(Debug, Clone)]
@@ -36,12 +41,14 @@ pub struct SshOptions {
     pub keys: Vec<PathBuf>,
     /// Whether `keys` were named by the user.
     pub named_key: bool,
-    /// Socket of the agent; not asked when a key was named.
+    /// Socket of the agent. When a key was named it is asked for that key only, and only if the file has a passphrase.
     pub agent_socket: Option<PathBuf>,
     /// Host keys.
     pub known_hosts: KnownHosts,
     /// Deadline for the TCP connection.
     pub connect_timeout: Duration,
+    /// Deadline of the key exchange, and again of the login.
+    pub login_timeout: Duration,
 }
 
 impl SshOptions {
@@ -61,6 +68,7 @@ impl SshOptions {
                 files: vec![ssh.join("known_hosts"), ssh.join("known_hosts2"), "/etc/ssh/ssh_known_hosts".into()],
             },
             connect_timeout: Duration::from_secs(10),
+            login_timeout: Duration::from_secs(20),
         }
     }
 
@@ -111,24 +119,97 @@ impl client::Handler for Client {
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         let (text, result) = match reason {
             DisconnectReason::ReceivedDisconnect(info) => (format!("the host said goodbye: {}", info.message), Ok(())),
-            DisconnectReason::Error(e) => (e.to_string(), Err(e)),
+            DisconnectReason::Error(e) => (why(&e), Err(e)),
         };
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         result
     }
 
+    // A server has no reason to open anything towards us. The default would accept; dropping the handle refuses.
+
     async fn server_channel_open_forwarded_tcpip(
         &mut self,
-        _: russh::Channel<client::Msg>,
+        _: Channel<Msg>,
         _: &str,
         _: u32,
         _: &str,
         _: u32,
-        reply: client::ChannelOpenHandle,
+        _: ChannelOpenHandle,
         _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        reply.reject(russh::ChannelOpenFailure::AdministrativelyProhibited).await;
+    ) -> Result<(), russh::Error> {
         Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        Ok(())
+    }
+}
+
+/// In words, why the connection ended.
+fn why(error: &russh::Error) -> String {
+    match error {
+        russh::Error::KeepaliveTimeout => "the host stopped answering".into(),
+        russh::Error::Disconnect | russh::Error::HUP => "the host closed the connection".into(),
+        russh::Error::IO(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "the host closed the connection".into(),
+        other => other.to_string(),
     }
 }
 
@@ -175,6 +256,8 @@ fn config(known: &[Algorithm]) -> client::Config {
         keepalive_max: 3,
         inactivity_timeout: None,
         nodelay: true,
+        // Output that waits to be read must not hold up the other channels, uploads least of all.
+        channel_buffer_size: 1024,
         ..client::Config::default()
     }
 }
@@ -196,9 +279,11 @@ pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportEr
     };
     let known = options.known_hosts.known_algorithms(&options.address, options.port);
     let handshake = client::connect_stream(Arc::new(config(&known)), stream, client);
-    let late =
-        |what: &str| TransportError::TimedOut { what: format!("{what} `{}`", options.address), seconds: HANDSHAKE.as_secs() };
-    let mut handle = match timeout(HANDSHAKE, handshake).await {
+    let late = |what: &str| TransportError::TimedOut {
+        what: format!("{what} `{}`", options.address),
+        seconds: options.login_timeout.as_secs(),
+    };
+    let mut handle = match timeout(options.login_timeout, handshake).await {
         Err(_) => return Err(late("the ssh handshake with")),
         Ok(Ok(handle)) => handle,
         Ok(Err(error)) => {
@@ -206,7 +291,8 @@ pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportEr
             return Err(judged.unwrap_or_else(|| TransportError::Protocol(format!("the handshake failed: {error}"))));
         }
     };
-    match timeout(HANDSHAKE, log_in(&mut handle, &options)).await {
+    let login = Login { handle: &mut handle, options: &options, tried: Vec::new(), offered: 0 };
+    match timeout(options.login_timeout, login.run()).await {
         Err(_) => Err(late("the login at")),
         Ok(Err(error)) => Err(error),
         Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost))),
@@ -225,7 +311,7 @@ async fn dial(options: &SshOptions) -> Result<TcpStream, TransportError> {
         Ok(Err(source)) => return Err(TransportError::Resolve { address, source }),
         Ok(Ok(found)) => found.collect(),
     };
-    let stream = match timeout(options.connect_timeout, TcpStream::connect(found.as_slice())).await {
+    let stream = match timeout(options.connect_timeout, first_of(&found)).await {
         Err(_) => return Err(timed_out("connecting to")),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => return Err(TransportError::Refused { address, port }),
         Ok(Err(source)) => {
@@ -238,64 +324,122 @@ async fn dial(options: &SshOptions) -> Result<TcpStream, TransportError> {
     Ok(stream)
 }
 
-async fn log_in(handle: &mut Handle<Client>, options: &SshOptions) -> Result<(), TransportError> {
-    let mut tried: Vec<String> = Vec::new();
-    if !options.named_key
-        && let Some(socket) = &options.agent_socket
-        && try_agent(handle, options, socket, &mut tried).await?
-    {
-        return Ok(());
-    }
-    for path in &options.keys {
-        if tried.len() >= MAX_TRIES {
-            break;
-        }
-        let key = match read_key(path) {
-            Ok(key) => key,
-            Err(error) if options.named_key => return Err(error),
-            Err(TransportError::KeyFile { reason, .. }) if path.exists() => {
-                tried.push(format!("{} not usable: {reason}", path.display()));
-                continue;
-            }
-            Err(_) => continue,
-        };
-        tried.push(path.display().to_string());
-        let hash = rsa_hash(handle, key.public_key()).await?;
-        let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
-        let result = handle.authenticate_publickey(options.user.clone(), key).await;
-        if accepted(result)? {
-            return Ok(());
+/// The first address that answers: one that is a dead end must not eat the time of the next.
+async fn first_of(addresses: &[SocketAddr]) -> std::io::Result<TcpStream> {
+    let mut attempts: FuturesUnordered<_> = (0u32..)
+        .zip(addresses)
+        .map(|(index, address)| async move {
+            tokio::time::sleep(HEAD_START * index).await;
+            TcpStream::connect(address).await
+        })
+        .collect();
+    let mut failure = std::io::Error::other("the name has no address");
+    while let Some(result) = attempts.next().await {
+        match result {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
         }
     }
-    if tried.is_empty() {
-        tried.push("no key: neither an agent nor a key file".to_owned());
-    }
-    Err(TransportError::AuthRefused { user: options.user.clone(), tried: tried.join(", ") })
+    Err(failure)
 }
 
-async fn try_agent(
-    handle: &mut Handle<Client>,
-    options: &SshOptions,
-    socket: &Path,
-    tried: &mut Vec<String>,
-) -> Result<bool, TransportError> {
-    let Ok(mut agent) = AgentClient::connect_uds(socket).await else {
-        tracing::debug!(socket = %socket.display(), "no agent answers");
-        return Ok(false);
-    };
-    let identities = agent.request_identities().await.unwrap_or_default();
-    for identity in identities.into_iter().take(MAX_TRIES) {
-        let key: PublicKey = identity.public_key().into_owned();
-        tried.push(format!("agent key {}", key.fingerprint(HashAlg::Sha256)));
-        let hash = rsa_hash(handle, &key).await?;
-        match handle.authenticate_publickey_with(options.user.clone(), key, hash, &mut agent).await {
-            Ok(AuthResult::Success) => return Ok(true),
-            Ok(AuthResult::Failure { .. }) => {}
-            // An agent that declines to sign with one key may sign with the next.
-            Err(error) => tracing::debug!(%error, "the agent did not sign"),
+/// Offers one key after another.
+struct Login<'a> {
+    handle: &'a mut Handle<Client>,
+    options: &'a SshOptions,
+    tried: Vec<String>,
+    offered: usize,
+}
+
+impl Login<'_> {
+    async fn run(mut self) -> Result<(), TransportError> {
+        let agent_first = !self.options.named_key && self.agent(None).await?;
+        if agent_first || self.files().await? {
+            return Ok(());
+        }
+        Err(self.refused())
+    }
+
+    fn refused(&self) -> TransportError {
+        let none = || "no key: neither an agent nor a key file".to_owned();
+        let tried = if self.tried.is_empty() { none() } else { self.tried.join(", ") };
+        TransportError::AuthRefused { user: self.options.user.clone(), tried }
+    }
+
+    async fn files(&mut self) -> Result<bool, TransportError> {
+        for path in &self.options.keys {
+            if self.offered >= MAX_TRIES {
+                break;
+            }
+            match read_key(path) {
+                Ok(key) => {
+                    if self.file(path, key).await? {
+                        return Ok(true);
+                    }
+                }
+                Err(error) if self.options.named_key => {
+                    // The agent may hold this very key, opened.
+                    let locked = matches!(&error, TransportError::KeyFile { reason, .. } if reason == PASSPHRASE);
+                    let public = if locked { public_half(path) } else { None };
+                    return if public.is_some() && self.agent(public.as_ref()).await? { Ok(true) } else { Err(error) };
+                }
+                Err(TransportError::KeyFile { reason, .. }) if path.exists() => {
+                    self.tried.push(format!("{} not usable: {reason}", path.display()));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    async fn file(&mut self, path: &Path, key: PrivateKey) -> Result<bool, TransportError> {
+        self.offer(path.display().to_string());
+        let hash = rsa_hash(self.handle, key.public_key()).await?;
+        let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
+        let result = self.handle.authenticate_publickey(self.options.user.clone(), key).await;
+        match result {
+            Ok(result) => Ok(result.success()),
+            Err(error) => Err(self.broken(&error)),
         }
     }
-    Ok(false)
+
+    fn offer(&mut self, what: String) {
+        self.offered += 1;
+        self.tried.push(what);
+    }
+
+    /// A server that has seen enough keys hangs up.
+    fn broken(&self, error: &russh::Error) -> TransportError {
+        if self.handle.is_closed() { self.refused() } else { protocol(error) }
+    }
+
+    /// Tries what the agent holds, or only the key `wanted`. No agent is no failure.
+    async fn agent(&mut self, wanted: Option<&PublicKey>) -> Result<bool, TransportError> {
+        let Some(socket) = &self.options.agent_socket else { return Ok(false) };
+        let Ok(mut agent) = AgentClient::connect_uds(socket).await else {
+            tracing::debug!(socket = %socket.display(), "no agent answers");
+            return Ok(false);
+        };
+        for identity in agent.request_identities().await.unwrap_or_default() {
+            let key: PublicKey = identity.public_key().into_owned();
+            if wanted.is_some_and(|wanted| wanted.key_data() != key.key_data()) {
+                continue;
+            }
+            if self.offered >= MAX_TRIES {
+                break;
+            }
+            self.offer(format!("agent key {}", key.fingerprint(HashAlg::Sha256)));
+            let hash = rsa_hash(self.handle, &key).await?;
+            match self.handle.authenticate_publickey_with(self.options.user.clone(), key, hash, &mut agent).await {
+                Ok(AuthResult::Success) => return Ok(true),
+                Ok(AuthResult::Failure { .. }) => {}
+                Err(_) if self.handle.is_closed() => return Err(self.refused()),
+                // An agent that declines to sign with one key may sign with the next.
+                Err(error) => tracing::debug!(%error, "the agent did not sign"),
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// RSA keys sign with SHA-2: what the server names, else SHA-512, which every sshd of the last ten years takes.
@@ -307,26 +451,33 @@ async fn rsa_hash(handle: &Handle<Client>, key: &PublicKey) -> Result<Option<Has
     Ok(best.flatten().or(Some(HashAlg::Sha512)))
 }
 
-fn accepted(result: Result<AuthResult, russh::Error>) -> Result<bool, TransportError> {
-    match result {
-        Ok(result) => Ok(result.success()),
-        Err(error) => Err(protocol(&error)),
-    }
-}
-
 fn protocol(error: &russh::Error) -> TransportError {
     TransportError::Protocol(format!("the login failed: {error}"))
 }
 
 fn read_key(path: &Path) -> Result<PrivateKey, TransportError> {
     let unusable = |reason: String| TransportError::KeyFile { path: path.to_owned(), reason };
-    let meta = std::fs::metadata(path).map_err(|e| unusable(e.to_string()))?;
+    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => unusable("no such file".into()),
+        _ => unusable(e.to_string()),
+    })?;
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(unusable(format!("others may read it (mode {mode:04o}): chmod 600 it")));
     }
-    russh::keys::load_secret_key(path, None).map_err(|error| match error {
-        russh::keys::Error::KeyIsEncrypted => unusable("it has a passphrase: load it into ssh-agent".into()),
+    let text = std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?;
+    // What the library would call a syntax error.
+    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
+        return Err(unusable(PASSPHRASE.into()));
+    }
+    russh::keys::decode_secret_key(&text, None).map_err(|error| match error {
+        russh::keys::Error::KeyIsEncrypted => unusable(PASSPHRASE.into()),
         other => unusable(other.to_string()),
     })
+}
+
+/// The public key of a private key file that may have a passphrase.
+fn public_half(path: &Path) -> Option<PublicKey> {
+    let text = std::fs::read(path).ok()?;
+    Some(PrivateKey::from_openssh(text).ok()?.public_key().clone())
 }

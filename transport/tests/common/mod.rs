@@ -57,7 +57,8 @@ pub struct OpenSsh {
 }
 
 impl OpenSsh {
-    /// `None`, with a loud line, where there is no sshd. `extra` lines go first in its configuration, so that they win.
+    /// `None`, with a loud line, where there is no sshd. `extra` lines go first in its configuration, so that they win;
+    /// one that says `Subsystem`, even in a comment, stands for the usual one.
     pub async fn start(extra: &str) -> Option<Self> {
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"].into_iter().find(|p| Path::new(p).exists());
         let Some(sshd) = sshd else {
@@ -76,10 +77,11 @@ impl OpenSsh {
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let f = folder.path().display();
+        let sftp = if extra.contains("Subsystem") { "" } else { "Subsystem sftp internal-sftp" };
         let config = format!(
             "{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {f}/host_ed25519\nHostKey {f}/host_rsa\nPidFile none\n\
              AuthorizedKeysFile {f}/authorized_keys\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin prohibit-password\nUsePAM no\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\n"
+             PermitRootLogin prohibit-password\nUsePAM no\nLogLevel VERBOSE\n{sftp}\n"
         );
         std::fs::write(at("sshd_config"), config).unwrap();
         let log = std::fs::File::create(at("log")).unwrap();
