@@ -157,8 +157,7 @@ impl Sftp {
         remote: &str,
         progress: Progress<'_>,
     ) -> Result<(), TransportError> {
-        connection.round_trips.count();
-        let handle = match self.create(remote).await {
+        let handle = match self.create(connection, remote).await {
             Ok(handle) => handle,
             Err(error) => return Err(self.explain(connection, remote, &error).await),
         };
@@ -215,27 +214,37 @@ impl Sftp {
         Ok(tally.failed.map_or(closed.map(|_| ()), Err))
     }
 
-    /// Makes the folders and the file in one flight: the server works in order, and a folder that exists is no error.
-    async fn create(&self, remote: &str) -> Result<String, SftpError> {
-        let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
-        let parents = remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty());
-        let missing: Vec<&str> = parents.filter(|p| !self.known().contains(*p)).collect();
-        let made = missing.iter().map(|p| self.raw.mkdir(*p, folder.clone()));
-        let file = FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() };
-        let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
-        let (_, handle) = futures::join!(futures::future::join_all(made), self.raw.open(remote, flags, file));
-        let mut known = self.known();
-        match handle {
-            Ok(handle) => {
-                known.extend(missing.into_iter().map(str::to_owned));
-                Ok(handle.handle)
-            }
-            Err(error) => {
-                // Somebody may have removed what was there: the next try makes all of them again.
-                known.clear();
-                Err(error)
-            }
+    /// Makes the folders and the file. Folders that were there for an earlier upload are taken for granted, until that fails.
+    async fn create(&self, connection: &Connection, remote: &str) -> Result<String, SftpError> {
+        let parents = || remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty());
+        let missing: Vec<&str> = parents().filter(|p| !self.known().contains(*p)).collect();
+        let all_tried = missing.len() == parents().count();
+        connection.round_trips.count();
+        let mut created = self.create_in(&missing, remote).await;
+        if created.is_err() && !all_tried {
+            self.known().clear();
+            connection.round_trips.count();
+            created = self.create_in(&parents().collect::<Vec<_>>(), remote).await;
         }
+        if created.is_ok() {
+            self.known().extend(parents().map(str::to_owned));
+        }
+        created
+    }
+
+    /// One flight: the server works in order, and a folder that exists is no error. Neither is a file that does not exist when
+    /// it is made private: that is for one which exists, and which nobody may read once it has the new content.
+    async fn create_in(&self, folders: &[&str], remote: &str) -> Result<String, SftpError> {
+        let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
+        let private = FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() };
+        let made = folders.iter().map(|p| self.raw.mkdir(*p, folder.clone()));
+        let flags = OpenFlags::CREATE | OpenFlags::TRUNCATE | OpenFlags::WRITE;
+        let (_, _, handle) = futures::join!(
+            futures::future::join_all(made),
+            self.raw.setstat(remote, private.clone()),
+            self.raw.open(remote, flags, private.clone()),
+        );
+        Ok(handle?.handle)
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -357,7 +366,9 @@ async fn over_exec(
 ) -> Result<(), TransportError> {
     let folder = remote.rsplit_once('/').map_or(".", |(folder, _)| folder);
     let made = if folder.is_empty() { String::new() } else { format!("mkdir -p -- {} && ", quote(folder)) };
-    let mut process = connection.start(&format!("umask 077; {made}cat >{}", quote(remote))).await?;
+    let mut process = connection
+        .start(&format!("umask 077; {made}{{ chmod 600 {file} 2>/dev/null; cat >{file}; }}", file = quote(remote)))
+        .await?;
     let mut sent = 0;
     loop {
         let data = file.read(MAX_WRITE).await?;

@@ -5,6 +5,7 @@ use crate::known_hosts::{KnownHosts, Policy};
 use crate::session::SshSession;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use russh::Names;
 use russh::client::{self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, Msg};
 use russh::keys::agent::client::AgentClient;
 use russh::keys::ssh_key::PublicKey;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// How the reason begins when the host ended the connection on purpose.
+const GOODBYE: &str = "the host said goodbye";
 /// Head start of each address of a host over its next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Keys offered at most: servers cut the line after six.
@@ -116,9 +119,19 @@ impl client::Handler for Client {
         Ok(trusted)
     }
 
+    async fn kex_done(&mut self, _: Option<&[u8]>, names: &Names, _: &mut client::Session) -> Result<(), Self::Error> {
+        if names.cipher == cipher::CHACHA20_POLY1305 && !names.strict_kex() {
+            // Open to the prefix truncation attack (CVE-2023-48795); AES comes first, so the server can do nothing better.
+            let why = "the server offers only chacha20-poly1305 without strict key exchange, which is open to CVE-2023-48795";
+            *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(TransportError::Protocol(why.into()));
+            return Err(russh::Error::KexInit);
+        }
+        Ok(())
+    }
+
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         let (text, result) = match reason {
-            DisconnectReason::ReceivedDisconnect(info) => (format!("the host said goodbye: {}", info.message), Ok(())),
+            DisconnectReason::ReceivedDisconnect(info) => (format!("{GOODBYE}: {}", info.message.trim()), Ok(())),
             DisconnectReason::Error(e) => (why(&e), Err(e)),
         };
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
@@ -291,7 +304,7 @@ pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportEr
             return Err(judged.unwrap_or_else(|| TransportError::Protocol(format!("the handshake failed: {error}"))));
         }
     };
-    let login = Login { handle: &mut handle, options: &options, tried: Vec::new(), offered: 0 };
+    let login = Login { handle: &mut handle, options: &options, lost: lost.clone(), tried: Vec::new(), offered: 0 };
     match timeout(options.login_timeout, login.run()).await {
         Err(_) => Err(late("the login at")),
         Ok(Err(error)) => Err(error),
@@ -347,6 +360,7 @@ async fn first_of(addresses: &[SocketAddr]) -> std::io::Result<TcpStream> {
 struct Login<'a> {
     handle: &'a mut Handle<Client>,
     options: &'a SshOptions,
+    lost: LostReason,
     tried: Vec<String>,
     offered: usize,
 }
@@ -398,8 +412,11 @@ impl Login<'_> {
         let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
         let result = self.handle.authenticate_publickey(self.options.user.clone(), key).await;
         match result {
-            Ok(result) => Ok(result.success()),
-            Err(error) => Err(self.broken(&error)),
+            Ok(AuthResult::Success) => Ok(true),
+            Ok(AuthResult::Failure { .. }) if !self.handle.is_closed() => Ok(false),
+            Ok(AuthResult::Failure { .. }) => Err(self.cut()),
+            Err(_) if self.handle.is_closed() => Err(self.cut()),
+            Err(error) => Err(protocol(&error)),
         }
     }
 
@@ -408,9 +425,16 @@ impl Login<'_> {
         self.tried.push(what);
     }
 
-    /// A server that has seen enough keys hangs up.
-    fn broken(&self, error: &russh::Error) -> TransportError {
-        if self.handle.is_closed() { self.refused() } else { protocol(error) }
+    /// The connection is gone: a server that has seen enough keys says goodbye, all else is an accident.
+    fn cut(&mut self) -> TransportError {
+        let reason = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match reason {
+            Some(reason) if reason.starts_with(GOODBYE) => {
+                self.tried.push(reason);
+                self.refused()
+            }
+            reason => TransportError::Disconnected { reason: reason.unwrap_or_else(|| "the connection is closed".into()) },
+        }
     }
 
     /// Tries what the agent holds, or only the key `wanted`. No agent is no failure.
@@ -432,8 +456,8 @@ impl Login<'_> {
             let hash = rsa_hash(self.handle, &key).await?;
             match self.handle.authenticate_publickey_with(self.options.user.clone(), key, hash, &mut agent).await {
                 Ok(AuthResult::Success) => return Ok(true),
+                _ if self.handle.is_closed() => return Err(self.cut()),
                 Ok(AuthResult::Failure { .. }) => {}
-                Err(_) if self.handle.is_closed() => return Err(self.refused()),
                 // An agent that declines to sign with one key may sign with the next.
                 Err(error) => tracing::debug!(%error, "the agent did not sign"),
             }

@@ -184,9 +184,11 @@ async fn uploads_arrive_as_they_were(place: &Place) {
 async fn uploads_replace_and_are_private(place: &Place) {
     let local = write_file(place, "local", b"new");
     let folder = format!(".roadie-contract-{}-{}", std::process::id(), place.folder.path().file_name().unwrap().display());
-    for _ in 0..2 {
+    for between in ["chmod 644 a/file", "rm -r a", "true"] {
         upload(place, &local, &format!("{folder}/a/file")).await.unwrap();
+        assert_eq!(run(place, &format!("cd {folder} && {between}"), "").await.exit, Exit::Status(0));
     }
+    upload(place, &local, &format!("{folder}/a/file")).await.unwrap();
     // Relative paths begin at home.
     let output = run(
         place,

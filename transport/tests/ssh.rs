@@ -124,6 +124,16 @@ async fn at_most_six_keys_are_offered_and_default_ones_may_be_unusable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_seen_enough_keys_is_a_refusal() {
+    let Some(server) = OpenSsh::start("MaxAuthTries 2").await else { return };
+    let keys = (0..4).map(|n| keygen(server.folder.path(), &format!("k{n}"), &["-t", "ed25519"])).collect();
+    let error = fails(SshOptions { keys, named_key: false, ..server.options() }).await;
+    let text = error.to_string();
+    assert!(matches!(error, TransportError::AuthRefused { .. }), "{text}");
+    assert!(text.contains("k0") && text.contains("Too many authentication failures") && !text.contains("k3"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unusable_key_files_say_why() {
     let place = embedded().await;
     let folder = place.folder.path();
@@ -247,6 +257,17 @@ async fn refused_silent_and_unresolvable_are_told_apart() {
 
     let error = fails(SshOptions { address: "no-such-host.invalid".into(), ..place.options() }).await;
     assert!(matches!(&error, TransportError::Resolve { .. } | TransportError::TimedOut { .. }), "{error:?}");
+
+    // A full queue of connections: the kernel drops what comes, as a firewall would.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let waiting: Vec<_> = (0..6).map(|_| tokio::spawn(tokio::net::TcpStream::connect(address))).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let error = fails(SshOptions { port: address.port(), connect_timeout: Duration::from_secs(1), ..place.options() }).await;
+    assert!(matches!(&error, TransportError::TimedOut { what, seconds: 1 } if what.starts_with("connecting")), "{error:?}");
+    waiting.into_iter().for_each(|task| task.abort());
 
     // Accepts, and never speaks.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -435,6 +456,24 @@ async fn round_trips_are_what_the_clock_says() {
     spent(4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_session_hangs_up() {
+    let place = embedded().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = place.server.addr();
+    let relay = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::io::copy_bidirectional(&mut client, &mut server).await
+    });
+    let session = works(SshOptions { port, ..place.options() }).await;
+    session.prepare_upload().await;
+    let process = session.start("cat").await.unwrap();
+    drop((process, session));
+    let _ = tokio::time::timeout(Duration::from_secs(10), relay).await.expect("the connection stays open").unwrap();
+}
+
 /// The embedded server is ours, and so is the client: a stranger is asked too.
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_clients_are_served() {
@@ -528,4 +567,33 @@ async fn servers_open_nothing_towards_us() {
     assert_eq!(opened, [false; 7]);
     assert_eq!(session.lost(), None);
     server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chacha20_without_strict_key_exchange_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = keygen(folder.path(), "host", &["-t", "ed25519"]);
+    let offer = async |strict: bool, ciphers: &'static [russh::cipher::Name]| {
+        let mut kex = vec![russh::kex::CURVE25519];
+        if strict {
+            kex.push(russh::kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER);
+        }
+        let preferred = russh::Preferred { kex: kex.into(), cipher: ciphers.into(), ..russh::Preferred::DEFAULT };
+        let keys = vec![russh::keys::load_secret_key(&host, None).unwrap()];
+        let config = Arc::new(russh::server::Config { keys, preferred, ..russh::server::Config::default() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (sender, _report) = tokio::sync::mpsc::unbounded_channel();
+            let _ = russh::server::run_stream(config, stream, Intruder(sender)).await.unwrap().await;
+        });
+        let result = connect(options(port, "x", &host, &fingerprint(&host.with_extension("pub")))).await;
+        server.abort();
+        result.map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(offer(true, &[russh::cipher::CHACHA20_POLY1305]).await, Ok(()));
+    assert_eq!(offer(false, &[russh::cipher::AES_256_GCM, russh::cipher::CHACHA20_POLY1305]).await, Ok(()));
+    let refused = offer(false, &[russh::cipher::CHACHA20_POLY1305]).await.unwrap_err();
+    assert!(refused.contains("CVE-2023-48795"), "{refused}");
 }
