@@ -78,10 +78,11 @@ impl OpenSsh {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let f = folder.path().display();
         let sftp = if extra.contains("Subsystem") { "" } else { "Subsystem sftp internal-sftp" };
+        // `SHLVL` keeps bash from reading the tester's own .bashrc, which may be slow and say things.
         let config = format!(
             "{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {f}/host_ed25519\nHostKey {f}/host_rsa\nPidFile none\n\
              AuthorizedKeysFile {f}/authorized_keys\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin prohibit-password\nUsePAM no\nLogLevel VERBOSE\n{sftp}\n"
+             PermitRootLogin prohibit-password\nUsePAM no\nLogLevel VERBOSE\nSetEnv SHLVL=9\n{sftp}\n"
         );
         std::fs::write(at("sshd_config"), config).unwrap();
         let log = std::fs::File::create(at("log")).unwrap();
