@@ -94,7 +94,9 @@ fn said(reason: &ChannelOpenFailure) -> String {
     }
 }
 
-/// An open ssh connection.
+/// An open ssh connection. At most eight commands and subsystems are open on it at once; further ones wait for a place.
+///
+/// Output must be read: the library stops reading the whole connection when one channel has 1024 unread messages.
 pub struct SshSession {
     connection: Arc<Connection>,
     uploader: Uploader,
