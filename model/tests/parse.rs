@@ -2,7 +2,7 @@
 
 use roadie_model::definition::{Build, Lifecycle, Probe, RuntimeKind, Scope, Strategy};
 use roadie_model::parse::{Diagnostic, Inputs, KEYS, SourceFile, parse};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn source(name: &str, text: &str) -> SourceFile {
     SourceFile { name: name.into(), text: text.into() }
@@ -12,6 +12,7 @@ fn env(name: &str) -> Option<String> {
     match name {
         "PORT" => Some("2222".into()),
         "SECRET" => Some("hunter2-hunter2".into()),
+        "BIG" => Some("70000".into()),
         "EMPTY" => Some(String::new()),
         _ => None,
     }
@@ -23,25 +24,39 @@ fn run(text: &str, overlay: Option<&str>) -> Result<roadie_model::definition::De
     parse(&Inputs { base: &base, overlay: over.as_ref(), env: &env, dir: "/project".into() })
 }
 
-/// One broken file per case: `#~ LINE:COLUMN: MESSAGE` and `#> HINT` lines say what is expected.
+/// Broken files, one per case: `#~ PLACE: MESSAGE` and `#> HINT` lines before it are all that must be said, in this order.
+/// Behind a line `#+ overlay` follows the overlay. `BLESS=1` writes down what is said: read the difference before you keep it.
 #[test]
 fn every_mistake_is_named_with_its_place() {
-    let cases = include_str!("broken.txt");
-    let mut count = 0;
-    for case in cases.split("=====\n").filter(|c| !c.trim().is_empty()) {
+    let (mut count, mut wrong, mut blessed) = (0, Vec::new(), Vec::new());
+    for case in include_str!("broken.txt").split("=====\n") {
         let (expected, text): (Vec<&str>, Vec<&str>) = case.lines().partition(|l| l.starts_with("#~ ") || l.starts_with("#> "));
-        let text = text.join("\n");
-        let found = run(&text, None).err().unwrap_or_default();
-        let mut shown = Vec::new();
-        for diagnostic in &found {
-            shown.push(format!("#~ {}:{}: {}", diagnostic.line, diagnostic.column, diagnostic.message));
-            shown.extend(diagnostic.hint.iter().map(|h| format!("#> {h}")));
+        let text = text.join("\n") + "\n";
+        let (base, overlay) = text.split_once("#+ overlay\n").map_or((text.as_str(), None), |(b, o)| (b, Some(o)));
+        let said = said(&run(base, overlay).err().unwrap_or_default());
+        blessed.push(format!("{}\n{text}", said.join("\n")));
+        if said != expected || said.is_empty() {
+            wrong.push(format!("--- in\n{text}--- expected\n{}\n--- said\n{}\n", expected.join("\n"), said.join("\n")));
         }
-        assert_eq!(shown, expected, "\n--- in\n{text}\n--- found\n{}\n", shown.join("\n"));
-        assert!(!found.is_empty(), "{text}");
         count += 1;
     }
+    if std::env::var_os("BLESS").is_some() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken.txt");
+        std::fs::write(path, blessed.join("=====\n")).expect("written");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count >= 40, "{count} cases");
+}
+
+/// What is printed, with `roadie.yaml:` left out.
+fn said(found: &[Diagnostic]) -> Vec<String> {
+    let mut said = Vec::new();
+    for diagnostic in found {
+        let text = diagnostic.to_string();
+        said.push(format!("#~ {}", text.strip_prefix("roadie.yaml:").unwrap_or(&text)));
+        said.extend(diagnostic.hint.iter().map(|h| format!("#> {h}")));
+    }
+    said
 }
 
 #[test]
@@ -127,22 +142,6 @@ fn no_value_of_a_variable_is_ever_printed() {
         "services:\n  a: {runtime: \"${SECRET}\", hosts: [\"${SECRET}\"], build: {type: cargo, targets: [\"${SECRET}\"]}}\n";
     for diagnostic in run(text, None).expect_err("refused") {
         assert!(!format!("{diagnostic} {:?}", diagnostic.hint).contains("hunter2"), "{diagnostic}");
-    }
-}
-
-#[test]
-fn bombs_are_refused_fast() {
-    let mut bomb = String::from("x-a: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
-    for i in 1..12 {
-        bomb.push_str(&format!("x-{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(",")));
-    }
-    let deep = format!("x-d: {}{}", "[".repeat(500), "]".repeat(500));
-    let large = format!("x-l: {}", "a".repeat(2 << 20));
-    for (text, says) in [(bomb, "aliases expand"), (deep, "recursion limit"), (large, "larger than 1 MiB")] {
-        let began = Instant::now();
-        let found = run(&text, None).expect_err("refused");
-        assert!(found[0].message.contains(says), "{}", found[0]);
-        assert!(began.elapsed() < Duration::from_secs(2), "took {:?}", began.elapsed());
     }
 }
 

@@ -1,1 +1,285 @@
-//! placeholder
+//! What the end-to-end tests share: the lab's hosts, and the built `roadie` in a home folder of its own.
+//!
+//! Tests that need hosts get all of the lab's, one test at a time (`.config/nextest.toml`), reset to nothing deployed. Without a
+//! lab they say loudly that they were skipped and are counted; where `ROADIE_REQUIRE_LAB=1` they fail instead.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// One host of the lab.
+#[derive(Debug, Clone)]
+pub struct LabHost {
+    /// Number in the lab, from 1.
+    pub number: usize,
+    /// IP address.
+    pub address: String,
+    key: PathBuf,
+    known_hosts: PathBuf,
+}
+
+impl LabHost {
+    /// Runs a command as `user` through the openssh client; standard output, trimmed.
+    ///
+    /// # Panics
+    /// When ssh cannot be started.
+    pub fn ssh(&self, user: &str, command: &str) -> String {
+        let output = Command::new("ssh")
+            .arg("-i")
+            .arg(&self.key)
+            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR", "-o"])
+            .arg(format!("UserKnownHostsFile={}", self.known_hosts.display()))
+            .arg(format!("{user}@{}", self.address))
+            .arg(command)
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run ssh: {e}"));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Runs a command as root.
+    pub fn root(&self, command: &str) -> String {
+        self.ssh("root", command)
+    }
+
+    /// `ci/lab VERB NUMBER ARGS...`
+    ///
+    /// # Panics
+    /// When the lab says no.
+    pub fn lab(&self, verb: &str, args: &[&str]) {
+        let status = Command::new(workspace().join("ci/lab")).arg(verb).arg(self.number.to_string()).args(args).status();
+        assert!(status.is_ok_and(|s| s.success()), "ci/lab {verb} {} failed", self.number);
+    }
+
+    /// Takes everything of roadie off the host.
+    pub fn reset(&self) {
+        self.lab("heal", &[]);
+        let script = r#"
+            for unit in /etc/systemd/system/roadie-*.service; do
+              [ -e "$unit" ] || continue
+              systemctl disable --now "${unit##*/}" 2>/dev/null; rm -f "$unit"
+            done
+            systemctl daemon-reload
+            for file in /opt/roadie/*/.roadie/simple/state /root/.local/share/roadie/*/.roadie/simple/state; do
+              [ -e "$file" ] || continue
+              read -r _ supervisor _ <"$file"; kill -TERM "${supervisor%-*}" 2>/dev/null
+            done
+            umount -l /opt/roadie 2>/dev/null
+            rm -rf /opt/roadie /root/.roadie /home/*/.roadie /root/.local/share/roadie /home/*/.local/share/roadie
+            true"#;
+        self.root(script);
+    }
+}
+
+/// The folder of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap_or_else(|e| panic!("no workspace: {e}"))
+}
+
+/// All hosts of the lab, at least `least`, with nothing deployed on them; `None` when there is no lab.
+///
+/// # Panics
+/// Without a lab where `ROADIE_REQUIRE_LAB=1`.
+pub fn lab(test: &str, least: usize) -> Option<Vec<LabHost>> {
+    let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let (key, known, list) = (var("ROADIE_LAB_KEY"), var("ROADIE_LAB_KNOWN_HOSTS"), var("ROADIE_LAB_HOSTS"));
+    let hosts: Vec<LabHost> = match (key, known, list) {
+        (Some(key), Some(known), Some(list)) => list
+            .split_whitespace()
+            .enumerate()
+            .map(|(index, address)| LabHost {
+                number: index + 1,
+                address: address.to_owned(),
+                key: PathBuf::from(&key),
+                known_hosts: PathBuf::from(&known),
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    if hosts.len() < least {
+        skip(test, "no lab with enough hosts: run it by ci/test as root");
+        return None;
+    }
+    hosts.iter().for_each(LabHost::reset);
+    Some(hosts)
+}
+
+/// Says that a test was skipped, and counts it.
+///
+/// # Panics
+/// Where nothing may be skipped.
+pub fn skip(test: &str, why: &str) {
+    assert!(std::env::var("ROADIE_REQUIRE_LAB").as_deref() != Ok("1"), "{test} must not be skipped here: {why}");
+    let line = format!("SKIPPED {test}: {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Ok(path) = std::env::var("ROADIE_SKIPPED") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+    }
+}
+
+/// The built `roadie`, a project folder and a home folder of its own.
+pub struct Project {
+    /// Folder with roadie.yaml.
+    pub dir: PathBuf,
+    /// HOME of every run.
+    pub home: PathBuf,
+    _temp: tempfile::TempDir,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Run {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Run {
+    /// All JSON objects on standard output.
+    ///
+    /// # Panics
+    /// When a line is no JSON: `--json` must be pure.
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        let parse = |l: &str| serde_json::from_str(l).unwrap_or_else(|e| panic!("not JSON ({e}): {l}"));
+        self.stdout.lines().map(parse).collect()
+    }
+
+    /// The summary event.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn summary(&self) -> serde_json::Value {
+        self.json().pop().filter(|v| v["event"] == "summary").unwrap_or_else(|| panic!("no summary: {self:?}"))
+    }
+
+    /// Asserts the exit code and shows everything when it is another.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts that standard output or error says `text`.
+    ///
+    /// # Panics
+    /// When neither does.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let said = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(said, "`{text}` is not said\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Project {
+    /// An empty project; the home knows the lab's hosts and holds its key, if there is a lab.
+    ///
+    /// # Panics
+    /// When the temporary folder cannot be made.
+    pub fn new() -> Self {
+        let temp =
+            tempfile::Builder::new().prefix("roadie-test-").tempdir().unwrap_or_else(|e| panic!("no temporary folder: {e}"));
+        let (dir, home) = (temp.path().join("project"), temp.path().join("home"));
+        for folder in [&dir, &home.join(".ssh")] {
+            std::fs::create_dir_all(folder).unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        }
+        let copy = |variable: &str, name: &str| {
+            if let Ok(from) = std::env::var(variable) {
+                let to = home.join(".ssh").join(name);
+                let _ = std::fs::copy(from, &to);
+                let _ = std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600));
+            }
+        };
+        copy("ROADIE_LAB_KEY", "id_ed25519");
+        copy("ROADIE_LAB_KNOWN_HOSTS", "known_hosts");
+        Self { dir, home, _temp: temp }
+    }
+
+    /// Writes a file of the project.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.dir.join(name);
+        let parent = path.parent().map(Path::to_owned).unwrap_or_default();
+        let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, text));
+        written.unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    }
+
+    /// Puts the example server's binary into the project as `hello`.
+    ///
+    /// # Panics
+    /// When it was not built.
+    pub fn add_hello(&self) {
+        let from = built("HELLO_BIN", "hello");
+        std::fs::copy(&from, self.dir.join("hello")).unwrap_or_else(|e| panic!("cannot copy {}: {e}", from.display()));
+    }
+
+    /// The command, not yet run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(built("ROADIE_BIN", "roadie"));
+        // rustup and cargo find their own things below the real home.
+        let real = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        for (variable, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            let value = std::env::var_os(variable).map_or_else(|| real.join(folder), PathBuf::from);
+            command.env(variable, value);
+        }
+        command
+            .args(args)
+            .current_dir(&self.dir)
+            .env("HOME", &self.home)
+            .env_remove("SSH_AUTH_SOCK")
+            .env_remove("XDG_CACHE_HOME");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs `roadie ARGS` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn roadie(&self, args: &[&str]) -> Run {
+        self.run_with(args, &[])
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Run {
+        let began = Instant::now();
+        let output = self.command(args).envs(env.iter().copied()).output().unwrap_or_else(|e| panic!("cannot run roadie: {e}"));
+        finished(output, began)
+    }
+}
+
+impl Default for Project {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes a [`Run`] of a finished process.
+pub fn finished(output: Output, began: Instant) -> Run {
+    use std::os::unix::process::ExitStatusExt as _;
+    Run {
+        code: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: began.elapsed(),
+    }
+}
+
+/// A binary of the workspace: named by the environment, or built into the target folder.
+fn built(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| workspace().join("target/debug").join(name), PathBuf::from)
+}

@@ -1,137 +1,123 @@
-//! Small decoders that collect what is wrong and go on.
+//! Small decoders that say what is wrong and go on.
 
-use super::Diagnostic;
-use super::tree::{Key, Kind, Node, Place};
-use crate::id::InvalidId;
+use super::problems::Problems;
+use super::tree::{Key, Kind, Node, Place, Scalar, integer, is_number, printable, truth};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Collected mistakes.
-pub struct Problems {
-    files: Vec<String>,
-    found: Vec<Diagnostic>,
-    hidden: Vec<(String, String)>,
+/// The longest duration: anything longer is a slip.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A word of the file.
+#[derive(Debug, Clone)]
+pub struct Word {
+    pub place: Place,
+    pub scalar: Scalar,
 }
 
-impl Problems {
-    pub fn new(files: Vec<String>) -> Self {
-        Self { files, found: Vec::new(), hidden: Vec::new() }
-    }
-
-    pub fn add(&mut self, place: Place, message: &str, hint: Option<String>) {
-        let file = self.files.get(place.file).cloned().unwrap_or_default();
-        self.found.push(Diagnostic { file, line: place.line, column: place.column, message: message.to_owned(), hint });
-    }
-
-    pub fn invalid(&mut self, place: Place, error: &InvalidId) {
-        self.add(place, &format!("`{}` is not a valid {}", error.value, error.kind), Some(error.rule.to_owned()));
-    }
-
-    /// Keeps the value of variable `name` out of every message.
-    pub fn hide(&mut self, name: &str, value: &str) {
-        if value.len() > 2 {
-            self.hidden.push((format!("${{{name}}}"), value.to_owned()));
-        }
-    }
-
-    fn redact(&self, text: &str) -> String {
-        self.hidden.iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, name))
-    }
-
-    /// All of them, sorted by place, none twice.
-    pub fn finish(mut self) -> Result<(), Vec<Diagnostic>> {
-        let mut found = std::mem::take(&mut self.found);
-        for diagnostic in &mut found {
-            diagnostic.message = self.redact(&diagnostic.message);
-            diagnostic.hint = diagnostic.hint.as_ref().map(|h| self.redact(h));
-        }
-        self.found = found;
-        self.found.sort();
-        self.found.dedup();
-        if self.found.is_empty() { Ok(()) } else { Err(self.found) }
-    }
-}
-
-/// A map with known keys, of which each is taken once.
+/// A map with known keys.
 pub struct Fields<'a> {
     pub place: Place,
-    entries: Vec<(&'a Key, &'a Node)>,
+    entries: &'a [(Key, Node)],
 }
 
 impl<'a> Fields<'a> {
+    /// Nothing written, at the place that stands for it.
+    pub fn none(place: Place) -> Self {
+        Self { place, entries: &[] }
+    }
+
     /// Opens a map; says what is unknown in it. `None` when it is no map.
     pub fn open(node: &'a Node, what: &str, known: &[&str], problems: &mut Problems) -> Option<Self> {
         let Kind::Map(entries) = &node.kind else {
-            problems.add(node.place, &format!("{what} must be a map, this is {}", node.describe()), None);
+            mistyped(node, what, "a map", problems);
             return None;
         };
         for (key, _) in entries {
             if !known.contains(&key.name.as_str()) && !key.name.starts_with("x-") {
-                problems.add(key.place, &format!("unknown field `{}`", key.name), Some(suggest(&key.name, known)));
+                let word = Scalar { text: key.name.clone(), plain: true, written: None };
+                problems.unknown(key.place, format!("unknown field `{}`", word.shown()), &word, known.iter().copied());
             }
         }
-        Some(Self { place: node.place, entries: entries.iter().map(|(k, v)| (k, v)).collect() })
+        Some(Self { place: node.place, entries })
     }
 
-    /// The value of a key; absent and `null` are the same.
+    /// A key that stands here with a value; absent and `null` are the same.
+    pub fn entry(&self, name: &str) -> Option<&'a (Key, Node)> {
+        self.entries.iter().find(|(key, value)| key.name == name && !matches!(value.kind, Kind::Null))
+    }
+
     pub fn get(&self, name: &str) -> Option<&'a Node> {
-        let found = self.entries.iter().find(|(k, _)| k.name == name)?;
-        (!matches!(found.1.kind, Kind::Null)).then_some(found.1)
+        self.entry(name).map(|(_, value)| value)
     }
 
-    pub fn string(&self, name: &str, problems: &mut Problems) -> Option<String> {
-        string(self.get(name)?, name, problems)
+    /// Text with something in it.
+    pub fn text(&self, name: &str, problems: &mut Problems) -> Option<String> {
+        filled(self.get(name)?, name, problems)
+    }
+
+    pub fn path(&self, name: &str, problems: &mut Problems) -> Option<PathBuf> {
+        self.text(name, problems).map(PathBuf::from)
+    }
+
+    pub fn required(&self, name: &str, problems: &mut Problems) -> Option<String> {
+        if self.get(name).is_none() {
+            problems.add(self.place, format!("missing field `{name}`"), None);
+        }
+        self.text(name, problems)
     }
 
     pub fn bool(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let node = self.get(name)?;
-        match &node.kind {
-            Kind::Plain(text) | Kind::Filled(text) if text == "true" => Some(true),
-            Kind::Plain(text) | Kind::Filled(text) if text == "false" => Some(false),
-            _ => wrong(node, name, "true or false", problems),
-        }
+        let value = node.scalar().filter(|s| s.may_be_typed()).and_then(|s| truth(&s.text));
+        value.or_else(|| wrong(node, name, "true or false", problems))
     }
 
     pub fn number(&self, name: &str, least: u32, most: u32, problems: &mut Problems) -> Option<u32> {
         let node = self.get(name)?;
-        let (Kind::Plain(text) | Kind::Filled(text)) = &node.kind else { return wrong(node, name, "a number", problems) };
-        match text.parse::<i64>() {
-            Ok(n) if (i64::from(least)..=i64::from(most)).contains(&n) => u32::try_from(n).ok(),
-            Ok(n) => {
-                problems.add(node.place, &format!("`{name}` must be {least} to {most}, this is {n}"), None);
-                None
-            }
-            Err(_) => wrong(node, name, "a number", problems),
+        let Some(scalar) = node.scalar().filter(|s| s.may_be_typed() && is_number(&s.text)) else {
+            return wrong(node, name, "a number", problems);
+        };
+        let value = integer(&scalar.text).and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n));
+        if value.is_none() {
+            let message = format!("`{name}` must be a whole number from {least} to {most}, this is `{}`", scalar.shown());
+            problems.add(node.place, message, None);
         }
+        value
     }
 
     pub fn port(&self, name: &str, problems: &mut Problems) -> Option<u16> {
         self.number(name, 1, 65535, problems).and_then(|n| u16::try_from(n).ok())
     }
 
-    pub fn duration(&self, name: &str, problems: &mut Problems) -> Option<Duration> {
+    pub fn duration(&self, name: &str, least: Duration, problems: &mut Problems) -> Option<Duration> {
         let node = self.get(name)?;
-        let (Kind::Plain(text) | Kind::Text(text) | Kind::Filled(text)) = &node.kind else {
-            return wrong(node, name, "a duration", problems);
+        let Some(scalar) = node.scalar() else { return wrong(node, name, "a duration", problems) };
+        let Some(duration) = duration(&scalar.text) else {
+            let hint = "write a whole number and a unit: 500ms, 5s, 2m, 1h".to_owned();
+            problems.add(node.place, format!("`{name}` is not a duration"), Some(hint));
+            return None;
         };
-        let duration = duration(text);
-        if duration.is_none() {
-            let hint = "write a number and a unit: 500ms, 5s, 2m, 1h".to_owned();
-            problems.add(node.place, &format!("`{name}` is not a duration"), Some(hint));
+        if !(least..=LONGEST).contains(&duration) {
+            let message = format!("`{name}` must be {least:?} to 168h, this is `{}`", scalar.shown());
+            problems.add(node.place, message, None);
+            return None;
         }
-        duration
+        Some(duration)
     }
 
-    /// One of several words.
-    pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
-        let text = self.string(name, problems)?;
-        let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    /// One of several words. `Err` when it stands there but is none of them.
+    pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], problems: &mut Problems) -> Result<Option<T>, ()> {
+        let Some(node) = self.get(name) else { return Ok(None) };
+        let word = string(node, name, problems).ok_or(())?;
+        let found = choices.iter().find(|(choice, _)| *choice == word.text).map(|(_, value)| *value);
         if found.is_none() {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            let place = self.get(name).map_or(self.place, |n| n.place);
-            problems.add(place, &format!("`{name}` cannot be `{text}`"), Some(suggest(&text, &words)));
+            let message = format!("`{name}` cannot be `{}`", word.shown());
+            problems.unknown(node.place, message, word, choices.iter().map(|(choice, _)| *choice));
+            return Err(());
         }
-        found
+        Ok(found)
     }
 
     /// A list; a single value stands for a list of one.
@@ -143,24 +129,26 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub fn strings(&self, name: &str, problems: &mut Problems) -> Vec<String> {
-        self.list(name).iter().filter_map(|n| string(n, name, problems)).collect()
+    /// A list of texts with something in them.
+    pub fn texts(&self, name: &str, problems: &mut Problems) -> Vec<String> {
+        self.list(name).iter().filter_map(|n| filled(n, name, problems)).collect()
     }
 
-    /// A list of words where numbers and truth values are taken as they are written.
+    /// Names that are looked up later.
+    pub fn names(&self, name: &str, problems: &mut Problems) -> Vec<Word> {
+        let word = |n: &Node| Some(Word { place: n.place, scalar: string(n, name, problems)?.clone() });
+        self.list(name).iter().filter_map(word).collect()
+    }
+
+    /// A list where numbers and truth values are taken as they are written.
     pub fn words(&self, name: &str, problems: &mut Problems) -> Vec<String> {
         self.list(name).iter().filter_map(|n| scalar(n, name, problems)).collect()
     }
 
-    /// Keys with scalar values.
+    /// Keys of the user's own with scalar values.
     pub fn scalars(&self, name: &str, problems: &mut Problems) -> BTreeMap<String, String> {
-        let mut map = BTreeMap::new();
-        for (key, value) in self.entries_of(name, problems) {
-            if let Some(text) = scalar(value, &key.name, problems) {
-                map.insert(key.name.clone(), text);
-            }
-        }
-        map
+        let entries = self.entries_of(name, problems).iter();
+        entries.filter_map(|(k, v)| Some((k.name.clone(), scalar(v, &printable(&k.name), problems)?))).collect()
     }
 
     /// The entries of a map with keys of the user's own.
@@ -177,25 +165,35 @@ impl<'a> Fields<'a> {
 }
 
 /// Text; a plain number or truth value is a mistake that quotes mend.
-pub fn string(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
-    match &node.kind {
-        Kind::Text(text) | Kind::Filled(text) => Some(text.clone()),
-        Kind::Plain(text) if text != "true" && text != "false" && text.parse::<f64>().is_err() => Some(text.clone()),
-        Kind::Plain(_) => {
-            let hint = Some("put it in quotes".to_owned());
-            problems.add(node.place, &format!("`{name}` must be text, this is {}", node.describe()), hint);
-            None
-        }
-        _ => wrong(node, name, "text", problems),
+pub fn string<'a>(node: &'a Node, name: &str, problems: &mut Problems) -> Option<&'a Scalar> {
+    let Some(scalar) = node.scalar() else { return wrong(node, name, "text", problems) };
+    if scalar.plain && scalar.written.is_none() && (truth(&scalar.text).is_some() || is_number(&scalar.text)) {
+        let message = format!("`{name}` must be text, this is {}", node.describe());
+        problems.add(node.place, message, Some("put it in quotes".to_owned()));
+        return None;
     }
+    Some(scalar)
+}
+
+fn filled(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
+    let scalar = string(node, name, problems)?;
+    if scalar.text.trim().is_empty() {
+        problems.add(node.place, format!("`{name}` must not be empty"), None);
+        return None;
+    }
+    Some(scalar.text.clone())
 }
 
 /// Any scalar as its text.
-pub fn scalar(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
+fn scalar(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
     match &node.kind {
-        Kind::Text(text) | Kind::Plain(text) | Kind::Filled(text) => Some(text.clone()),
-        Kind::Null => Some(String::new()),
-        Kind::List(_) | Kind::Map(_) => wrong(node, name, "text", problems),
+        Kind::Scalar(scalar) => Some(scalar.text.clone()),
+        Kind::Null => {
+            let hint = Some("write `\"\"` for an empty text".to_owned());
+            problems.add(node.place, format!("`{name}` must be text, this is nothing"), hint);
+            None
+        }
+        Kind::List(_) | Kind::Map(_) | Kind::Broken => wrong(node, name, "text", problems),
     }
 }
 
@@ -203,47 +201,47 @@ pub fn scalar(node: &Node, name: &str, problems: &mut Problems) -> Option<String
 pub fn json(node: &Node) -> serde_json::Value {
     use serde_json::Value;
     match &node.kind {
-        Kind::Null => Value::Null,
-        Kind::Text(text) => Value::String(text.clone()),
-        Kind::Plain(text) | Kind::Filled(text) => match text.as_str() {
-            "true" => Value::Bool(true),
-            "false" => Value::Bool(false),
-            _ if text.parse::<i64>().is_ok() => text.parse::<i64>().map_or(Value::Null, Value::from),
-            _ => match text.parse::<f64>() {
-                Ok(number) if number.is_finite() && text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
-                    Value::from(number)
-                }
-                _ => Value::String(text.clone()),
-            },
-        },
+        Kind::Null | Kind::Broken => Value::Null,
+        Kind::Scalar(s) if s.plain => typed(&s.text),
+        Kind::Scalar(s) => Value::String(s.text.clone()),
         Kind::List(items) => Value::Array(items.iter().map(json).collect()),
         Kind::Map(entries) => Value::Object(entries.iter().map(|(k, v)| (k.name.clone(), json(v))).collect()),
     }
 }
 
+/// A plain scalar. Numbers that JSON has no form for (`.inf`, more digits than 64 bits hold) stay text.
+fn typed(text: &str) -> serde_json::Value {
+    let number = || match integer(text) {
+        Some(whole) => Some(whole.into()),
+        None if is_number(text) && text.contains(['.', 'e', 'E']) => {
+            text.parse().ok().and_then(serde_json::Number::from_f64).map(serde_json::Value::Number)
+        }
+        None => None,
+    };
+    truth(text).map(Into::into).or_else(number).unwrap_or_else(|| text.into())
+}
+
 fn wrong<T>(node: &Node, name: &str, wanted: &str, problems: &mut Problems) -> Option<T> {
-    problems.add(node.place, &format!("`{name}` must be {wanted}, this is {}", node.describe()), None);
+    mistyped(node, &format!("`{name}`"), wanted, problems);
     None
 }
 
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok().filter(|n| *n <= 1_000_000_000)?;
-    match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number * 60)),
-        "h" => Some(Duration::from_secs(number * 3600)),
-        _ => None,
+fn mistyped(node: &Node, what: &str, wanted: &str, problems: &mut Problems) {
+    if !matches!(node.kind, Kind::Broken) {
+        problems.add(node.place, format!("{what} must be {wanted}, this is {}", node.describe()), None);
     }
 }
 
-/// "did you mean", or all there is.
-pub fn suggest(word: &str, known: &[&str]) -> String {
-    let best = known.iter().map(|k| (strsim::damerau_levenshtein(word, k), *k)).min();
-    match best {
-        Some((distance, best)) if distance <= 2.max(word.len() / 3) => format!("did you mean `{best}`?"),
-        _ => format!("known here: {}", known.join(", ")),
-    }
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis)
 }

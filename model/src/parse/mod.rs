@@ -1,15 +1,24 @@
 //! YAML in, [`Definition`] out, with every mistake named at once.
 //!
-//! Three passes over plain data: text to a tree of nodes that know their place ([`tree`]), overlay and `${VAR}`, then decoding
-//! with collected diagnostics. Nothing here touches the disk or the environment: both come in through [`Inputs`].
+//! Passes over plain data: text to a tree of nodes that know their place (`yaml`, `tree`), the overlay, `${VAR}` (`vars`), then
+//! decoding with collected diagnostics (`file`, `build`, `deploy`) and names resolved (`resolve`). Decoders derived by serde
+//! stop at the first mistake, which is why these are written by hand. Nothing here touches the disk or the environment: both
+//! come in through [`Inputs`].
 
+mod build;
 mod decode;
+mod deploy;
+mod file;
+mod graph;
+mod keys;
+mod overlay;
+mod problems;
 mod resolve;
-mod schema;
 mod tree;
 mod vars;
+mod yaml;
 
-pub use schema::KEYS;
+pub use keys::KEYS;
 
 use crate::definition::Definition;
 use std::fmt;
@@ -60,18 +69,20 @@ impl fmt::Display for Diagnostic {
 /// Parses, merges, fills in and validates.
 ///
 /// # Errors
-/// All mistakes found, sorted by file and place. Values of variables are never printed.
+/// All mistakes found (the first thousand of them), sorted by place, the base before the overlay. Values of variables are
+/// never printed.
 pub fn parse(inputs: &Inputs<'_>) -> Result<Definition, Vec<Diagnostic>> {
-    let mut files = vec![inputs.base];
-    let mut root = tree::load(inputs.base, 0).map_err(|d| vec![d])?;
-    if let Some(overlay) = inputs.overlay {
-        let over = tree::load(overlay, 1).map_err(|d| vec![d])?;
-        files.push(overlay);
-        root = vars::merge(root, over);
-    }
-    let mut problems = decode::Problems::new(files.iter().map(|f| f.name.clone()).collect());
+    let names = std::iter::once(inputs.base).chain(inputs.overlay).map(|f| f.name.clone()).collect();
+    let mut problems = problems::Problems::new(names);
+    let base = yaml::load(inputs.base, 0, &mut problems);
+    let overlay = inputs.overlay.map(|overlay| yaml::load(overlay, 1, &mut problems)).transpose();
+    let (Ok(base), Ok(overlay)) = (base, overlay) else { return Err(problems.finish()) };
+    let mut root = match overlay {
+        Some(overlay) => overlay::merge(base, overlay),
+        None => base,
+    };
     vars::interpolate(&mut root, inputs.env, &mut problems);
-    let raw = schema::decode_file(&root, &mut problems);
+    let raw = file::decode(&root, &mut problems);
     let definition = resolve::resolve(raw, inputs.dir.clone(), &mut problems);
-    problems.finish().map(|()| definition)
+    if problems.is_empty() { Ok(definition) } else { Err(problems.finish()) }
 }

@@ -1,0 +1,57 @@
+//! The keys of every section.
+
+/// Every section of the file and the keys it knows: the reference in the docs is checked against it.
+pub const KEYS: &[(&str, &[&str])] = &[
+    ("file", FILE),
+    ("defaults", DEFAULTS),
+    ("host", HOST),
+    ("service", SERVICE),
+    ("files", FILES),
+    ("build", BUILD),
+    ("deploy", DEPLOY),
+    ("health", HEALTH),
+];
+
+pub const FILE: &[&str] = &["defaults", "hosts", "services"];
+pub const DEFAULTS: &[&str] = &["user", "ssh_key", "port", "timeout"];
+pub const HOST: &[&str] = &["address", "user", "port", "ssh_key", "host_key", "tags", "timeout"];
+pub const SERVICE: &[&str] = &["runtime", "hosts", "depends_on", "build", "config", "vars", "files", "deploy"];
+pub const FILES: &[&str] = &["from", "to"];
+/// Of all build types together.
+pub const BUILD: &[&str] = &[
+    "type",
+    "package",
+    "bin",
+    "features",
+    "default_features",
+    "profile",
+    "locked",
+    "manifest_dir",
+    "target",
+    "targets",
+    "path",
+    "run",
+    "inputs",
+    "output",
+    "image",
+];
+pub const BUILD_CARGO: &[&str] =
+    &["package", "bin", "features", "default_features", "profile", "locked", "manifest_dir", "target", "targets"];
+pub const BUILD_PREBUILT: &[&str] = &["path", "target", "targets"];
+pub const BUILD_COMMAND: &[&str] = &["run", "inputs", "output", "target", "targets"];
+pub const BUILD_IMAGE: &[&str] = &["image"];
+pub const DEPLOY: &[&str] = &[
+    "lifecycle",
+    "scope",
+    "args",
+    "env",
+    "setup",
+    "setup_commands",
+    "setup_timeout",
+    "setup_run",
+    "unit",
+    "health",
+    "keep_releases",
+    "strategy",
+];
+pub const HEALTH: &[&str] = &["http", "tcp", "exec", "notify", "interval", "timeout", "good", "stable_for"];
