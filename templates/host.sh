@@ -40,6 +40,7 @@ else
   USER_FLAG=
 fi
 EPOCH=0
+UNDOING=
 stopped=
 started_as=
 reason=
@@ -72,8 +73,13 @@ put() { # PATH MODE TEXT
   (umask 077; printf '%s' "$3" >"$1.new") 2>/dev/null && chmod "$2" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"
 }
 journal() { # EVENT DETAIL
-  printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$(date +%s)" "$1" "$2" >>"$S/journal.jsonl" &&
-    sync "$S/journal.jsonl"
+  { printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$(date +%s)" "$1" "$2" >>"$S/journal.jsonl" &&
+    sync "$S/journal.jsonl"; } 2>/dev/null || unwritten "$S/journal.jsonl"
+}
+# On the way back, a service that runs again is worth more than a note about it.
+unwritten() { # FILE
+  [ -n "$UNDOING" ] || return 1
+  note="could not write $1 (disk full?)"
 }
 systemd_answers() {
   if [ "$SCOPE" = user ]; then [ -S "$XDG_RUNTIME_DIR/systemd/private" ]; else [ -d /run/systemd/system ]; fi
@@ -136,6 +142,11 @@ begin_run() { # WHO
   bad failed "cannot write $S/epoch (disk full or read-only?)"
 }
 
+# From here on the steps lead back.
+undoing() {
+  UNDOING=1
+  rm -f "$S/cancel"
+}
 keep_script() { # TEXT of this script, for the supervisor of the simple lifecycle
   put "$S/host.sh" 700 "$1" && return 0
   bad failed "cannot write $S/host.sh (disk full?)"
@@ -290,6 +301,7 @@ record() { # RELEASE STATE [PACKAGE VERSION]
   fi
   put "$S/records/$1" 600 "$2 $package $EPOCH $(date +%s) $version
 " && sync "$S/records" && journal "$2" "$1" && return 0
+  unwritten "$S/records/$1" && return 0
   bad failed "cannot write the record of release $1 (disk full?)"
 }
 discard() { # RELEASE PACKAGE
@@ -312,7 +324,8 @@ setup() { # RELEASE DIGEST TIMEOUT-S
   show_log
   [ $result -eq 0 ] || return 1
   put "$S/setup" 600 "$2
-" && journal setup "$1"
+" && journal setup "$1" && return 0
+  bad failed "cannot write $S/setup (disk full?)"
 }
 show_log() { # what has come since the last look, at most 64 KiB of it
   size=$(wc -c <"$log" 2>/dev/null) || size=0
@@ -604,9 +617,9 @@ simple_stop() {
   done
   rm -f "$S/simple/state"
 }
+# Not synced: after a power cut no supervisor runs, whatever the file says.
 simple_note() { # STATE DETAIL
-  put "$S/simple/state" 600 "$1 $me ${child:-none-0} $restarts $since $2
-"
+  printf '%s\n' "$1 $me ${child:-none-0} $restarts $since $2" >"$S/simple/state.new" && mv -f "$S/simple/state.new" "$S/simple/state"
 }
 # The supervisor's own process: starts the service, stamps and rotates its log, restarts it, gives up on a crash loop.
 supervise() {

@@ -304,8 +304,8 @@ fn current(facts: &HostFacts) -> Option<String> {
 fn skip_health(plan: &mut HostPlan) {
     plan.steps.retain(|s| !matches!(s.action, Action::CheckHealth { .. }));
     for step in &mut plan.steps {
-        if let Action::Confirm { health, .. } = &mut step.action {
-            health.stable_for = Duration::ZERO;
+        if let Action::Confirm { stable_ms, .. } = &mut step.action {
+            *stable_ms = 0;
         }
     }
 }

@@ -366,7 +366,12 @@ impl<'a> Run<'a> {
             .filter_map(|id| self.step(*id))
             .any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }));
         match self.undo().await {
-            Err(undo) => RunEnd::NotRestored { failure, undo },
+            Err(undo) if changed => RunEnd::NotRestored { failure, undo },
+            // What was prepared stays behind: the next run deletes or replaces it.
+            Err(undo) => {
+                failure.causes.push(format!("what was prepared could not be taken away: {}", undo.problem));
+                RunEnd::Unchanged(failure)
+            }
             Ok(()) if changed && stays => RunEnd::Left(failure),
             Ok(()) if changed => RunEnd::RolledBack(failure),
             Ok(()) => RunEnd::Unchanged(failure),
@@ -396,7 +401,7 @@ impl<'a> Run<'a> {
     async fn undo(&mut self) -> Result<(), Failure> {
         self.undoing = true;
         let mut stage = Stage::default();
-        stage.call("rm", &["-f", &format!("{}/.roadie/cancel", self.plan.assumes.root)]);
+        stage.call("undoing", &[]);
         self.begin_run(&mut stage);
         let ids: Vec<StepId> = self.begun.iter().rev().copied().collect();
         for id in ids {
@@ -474,9 +479,9 @@ impl<'a> Run<'a> {
             Action::Start | Action::Restore { .. } => stage.step(id, "start", &[]),
             Action::Stop => stage.step(id, "stop", &[]),
             Action::CheckHealth { health } => self.add_health(stage, id, health),
-            Action::Confirm { release, health } => {
+            Action::Confirm { release, stable_ms } => {
                 let invocation = if self.invocation_is_known() { &self.invocation } else { "" };
-                stage.step(id, "confirm", &[release.as_str(), invocation, &tenths(health.stable_for)]);
+                stage.step(id, "confirm", &[release.as_str(), invocation, &stable_ms.div_ceil(100).to_string()]);
             }
             Action::Record { release, state } => stage.step(id, "record", &[release.as_str(), &state.to_string()]),
             Action::Discard { release, package } => {

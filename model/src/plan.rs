@@ -1,6 +1,6 @@
 //! Decided work: plain data that prints, serialises and compares, and already contains its own way back.
 
-use crate::definition::{Health, Lifecycle, Scope};
+use crate::definition::{Health, Lifecycle, Probe, Scope};
 use crate::facts::{HostFacts, ReleaseState};
 use crate::id::{HostName, PackageId, ReleaseId, ServiceName};
 use serde::Serialize;
@@ -123,8 +123,8 @@ pub enum Action {
     Confirm {
         /// The release.
         release: ReleaseId,
-        /// Its health definition: it must have been up for `stable_for`.
-        health: Health,
+        /// How long it must have been up without a restart, milliseconds.
+        stable_ms: u64,
     },
     /// Writes down how far a release came.
     Record {
@@ -176,7 +176,10 @@ impl fmt::Display for Action {
             Action::Restart { .. } => f.write_str("restart the service"),
             Action::Start => f.write_str("start the service"),
             Action::Stop => f.write_str("stop the service"),
-            Action::CheckHealth { health } => write!(f, "wait until healthy ({} within {:?})", health.probe, health.timeout),
+            Action::CheckHealth { health } => match health.probe {
+                Probe::StaysUp | Probe::Notify => write!(f, "wait until healthy ({} for {:?})", health.probe, health.stable_for),
+                _ => write!(f, "wait until healthy ({} within {:?})", health.probe, health.timeout),
+            },
             Action::Restore { release, .. } => write!(f, "start release {} again and wait until healthy", release.short()),
             Action::Confirm { release, .. } => write!(f, "confirm release {}", release.short()),
             Action::Record { release, state } => {
@@ -191,14 +194,13 @@ impl fmt::Display for Action {
     }
 }
 
-impl fmt::Display for crate::definition::Probe {
+impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use crate::definition::Probe;
         match self {
             Probe::Http(url) => write!(f, "GET {url}"),
             Probe::Tcp(port) => write!(f, "tcp port {port}"),
             Probe::Exec(command) => write!(f, "`{command}`"),
-            Probe::Notify => f.write_str("sd_notify"),
+            Probe::Notify => f.write_str("said ready, stays up"),
             Probe::StaysUp => f.write_str("stays up"),
         }
     }

@@ -2,12 +2,13 @@
 
 use crate::choose::choose_package;
 use crate::render::{RenderError, render};
-use roadie_model::definition::{Health, Host, Lifecycle, Scope, Service, SetupRun};
+use roadie_model::definition::{Health, Host, Lifecycle, Probe, Scope, Service, SetupRun};
 use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::package::Package;
 use roadie_model::plan::{Action, HostPlan, Refusal, Rendered, Source, Stage, Step, Undo};
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// What a plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +238,13 @@ fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, health: &Health)
         steps.push(Stage::Switch, Action::Restart { release: to.clone() }, by(Action::Stop));
     }
     steps.push(Stage::Switch, Action::CheckHealth { health: health.clone() }, Undo::Nothing);
-    steps.push(Stage::Switch, Action::Confirm { release: to.clone(), health: health.clone() }, Undo::Nothing);
+    let stable_for = match health.probe {
+        // The check itself was to stay up for so long.
+        Probe::StaysUp | Probe::Notify => Duration::ZERO,
+        Probe::Http(_) | Probe::Tcp(_) | Probe::Exec(_) => health.stable_for,
+    };
+    let stable_ms = u64::try_from(stable_for.as_millis()).unwrap_or(u64::MAX);
+    steps.push(Stage::Switch, Action::Confirm { release: to.clone(), stable_ms }, Undo::Nothing);
 }
 
 /// Releases to delete when `keep` stay, the new current one and its way back always among them.

@@ -1,0 +1,252 @@
+//! Wrong input and bad hosts: each with its exit code, a message that a stranger understands, and the host as it was.
+
+use roadie_tests::{LabHost, Project, lab};
+use std::path::Path;
+
+/// A project with the example server for one host; `host` and `deploy` are added to the YAML.
+fn project(host: &str, deploy: &str) -> Project {
+    let project = Project::new();
+    project.add_hello();
+    project.write(
+        "roadie.yaml",
+        &format!(
+            "services:\n  hello:\n    hosts: [{{{host}}}]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
+             args: [--listen, \"127.0.0.1:8080\"]\n{deploy}"
+        ),
+    );
+    project
+}
+
+fn on(host: &LabHost, user: &str) -> String {
+    format!("address: {}, user: {user}", host.address)
+}
+
+const HEALTHY: &str = "      health: {http: \"http://127.0.0.1:8080/health\", timeout: 3s, interval: 200ms, stable_for: 500ms}\n";
+
+#[track_caller]
+fn untouched(host: &LabHost) {
+    let left = host.root("ls -d /opt/roadie /etc/systemd/system/roadie-* /root/.roadie /home/*/.roadie 2>/dev/null");
+    assert_eq!(left, "", "the host is as it was");
+}
+
+#[test]
+fn hosts_that_cannot_be_reached_or_trusted() {
+    let Some(hosts) = lab("hosts_that_cannot_be_reached_or_trusted", 1) else { return };
+    let host = &hosts[0];
+    let good = on(host, "root");
+
+    project("address: no-such-host.invalid", "")
+        .roadie(&["deploy"])
+        .exits(4)
+        .says("cannot resolve `no-such-host.invalid`")
+        .says("hint:");
+    project(&format!("{good}, port: 1"), "").roadie(&["deploy"]).exits(4).says("refused the connection");
+    host.lab("cut", &[]);
+    let filtered =
+        project(&format!("{good}, timeout: 2s"), "").roadie(&["deploy"]).exits(4).says("took longer than 2 s").says("firewall");
+    host.lab("heal", &[]);
+    assert!(filtered.took.as_secs() < 8, "took {:?}", filtered.took);
+
+    let unknown = project(&good, "");
+    std::fs::remove_file(unknown.home.join(".ssh/known_hosts")).expect("removes");
+    unknown.roadie(&["deploy"]).exits(9).says("is not known").says("SHA256:").says("--accept-new-host-keys");
+    assert!(!unknown.home.join(".ssh/known_hosts").exists(), "nothing is learnt unasked");
+
+    let changed = project(&good, "");
+    let known = std::fs::read_to_string(changed.home.join(".ssh/known_hosts")).expect("reads");
+    let wrong = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    std::fs::write(changed.home.join(".ssh/known_hosts"), format!("{} {wrong}\n", host.address)).expect("writes");
+    changed.roadie(&["deploy"]).exits(9).says("known_hosts:1 says SHA256:");
+    changed.roadie(&["deploy", "--accept-new-host-keys"]).exits(9).says("known_hosts:1 says SHA256:");
+    std::fs::write(
+        changed.home.join(".ssh/known_hosts"),
+        format!(
+            "{known}\n@revoked * {}",
+            known.lines().map(|l| l.split_once(' ').map_or("", |p| p.1)).collect::<Vec<_>>().join("\n@revoked * ")
+        ),
+    )
+    .expect("writes");
+    changed.roadie(&["deploy"]).exits(9).says("is revoked by");
+
+    project(&format!("{good}, host_key: \"SHA256:{}\"", "A".repeat(43)), "")
+        .roadie(&["deploy"])
+        .exits(9)
+        .says("the definition pins SHA256:AAA");
+
+    let refused = project(&on(host, "nobody"), "");
+    refused.roadie(&["deploy"]).exits(4).says("login as `nobody` refused").says("id_ed25519");
+    let key = refused.home.join(".ssh/id_ed25519");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+    let open = project(&format!("{good}, ssh_key: \"{}\"", key.display()), "");
+    open.roadie(&["deploy"]).exits(4).says("others may read it").says("chmod 600");
+    project(&format!("{good}, ssh_key: ~/.ssh/none"), "")
+        .roadie(&["deploy"])
+        .exits(4)
+        .says("cannot use key")
+        .says("No such file");
+
+    project(&on(host, "locked"), "")
+        .roadie(&["deploy"])
+        .exits(8)
+        .says("sudo does not let us work without a password")
+        .says("NOPASSWD");
+    project(&on(host, "plain"), "").roadie(&["deploy"]).exits(8).says("sudo");
+    untouched(host);
+}
+
+#[test]
+fn packages_that_do_not_run_there() {
+    let Some(hosts) = lab("packages_that_do_not_run_there", 1) else { return };
+    let host = &hosts[0];
+    // The example server, made to look like one for another machine, for a target to match.
+    let foreign = project(&on(host, "root"), "");
+    let binary = foreign.dir.join("hello");
+    let mut elf = std::fs::read(&binary).expect("reads");
+    elf[18..20].copy_from_slice(&183u16.to_le_bytes());
+    std::fs::write(&binary, elf).expect("writes");
+    foreign.roadie(&["deploy"]).exits(1).says("is built for aarch64").says("x86_64-unknown-linux-gnu");
+    let yaml = std::fs::read_to_string(foreign.dir.join("roadie.yaml")).expect("reads");
+    foreign.write("roadie.yaml", &yaml.replace("path: hello", "path: hello, target: aarch64-unknown-linux-gnu"));
+    let run = foreign
+        .roadie(&["deploy"])
+        .exits(8)
+        .says("the package is built for aarch64, the host is x86_64")
+        .says("nothing was changed");
+    assert!(!run.stderr.contains("upload"), "nothing was sent");
+
+    // Less room than the package needs.
+    let large = project(&on(host, "root"), HEALTHY);
+    host.lab("disk", &["20"]);
+    large.roadie(&["deploy"]).exits(8).says("MiB free for /opt/roadie/hello").says("hint: free space there");
+    assert_eq!(host.root("ls -A /opt/roadie"), "");
+    host.lab("undisk", &[]);
+    host.root("rmdir /opt/roadie");
+
+    let simple_only = project(&on(host, "root"), "      scope: user\n");
+    simple_only.roadie(&["deploy"]).exits(8).says("no systemd user manager answers").says("lifecycle: simple");
+    untouched(host);
+}
+
+/// A disk that fills up while the release is unpacked: the check before it cannot know.
+#[test]
+fn a_disk_that_fills_up_on_the_way() {
+    let Some(hosts) = lab("a_disk_that_fills_up_on_the_way", 1) else { return };
+    let host = &hosts[0];
+    let project = project(
+        &on(host, "root"),
+        &format!("      setup_commands: [\"dd if=/dev/zero of=/opt/roadie/fill bs=1M 2>/dev/null; true\"]\n{HEALTHY}"),
+    );
+    host.lab("disk", &["200"]);
+    project.roadie(&["deploy"]).exits(1).says("disk full?").says("nothing in service was changed");
+    assert_eq!(host.root("readlink /opt/roadie/hello/current; systemctl is-active roadie-hello"), "inactive");
+    host.root("rm /opt/roadie/fill");
+    let yaml = std::fs::read_to_string(project.dir.join("roadie.yaml")).expect("reads");
+    project.write("roadie.yaml", &yaml.replace("dd if=/dev/zero", "true"));
+    project.roadie(&["deploy"]).exits(0);
+}
+
+#[test]
+fn setup_that_goes_wrong() {
+    let Some(hosts) = lab("setup_that_goes_wrong", 1) else { return };
+    let host = &hosts[0];
+    for (command, says, exit) in [
+        ("echo about to fail; false", "setup ended with status 1", 1),
+        ("read answer", "setup ended with status", 1),
+        ("trap '' TERM; sleep 987", "setup took longer than 2 s", 1),
+        ("(setsid sleep 986 &); sleep 985", "setup took longer than 2 s", 1),
+    ] {
+        let deploy = format!("      setup_timeout: 2s\n      setup_commands: [\"{command}\"]\n{HEALTHY}");
+        let run = project(&on(host, "deploy"), &deploy)
+            .roadie(&["deploy"])
+            .exits(exit)
+            .says(says)
+            .says("nothing in service was changed");
+        assert!(run.stderr.contains("setup has no terminal"), "{}", run.stderr);
+        assert!(run.took.as_secs() < 25, "{command}: took {:?}", run.took);
+        assert_eq!(host.root("pgrep -f 'sleep 98[0-9]'"), "", "{command}: no process of it is left");
+        assert_eq!(host.root("readlink /opt/roadie/hello/current"), "");
+    }
+    // Without systemd's help as well: the simple lifecycle in the user's scope.
+    let deploy = "      lifecycle: simple\n      scope: user\n      setup_timeout: 2s\n      setup_commands: [\"trap '' TERM; sleep 984\"]\n";
+    project(&on(host, "plain"), deploy).roadie(&["deploy"]).exits(1).says("setup took longer than 2 s");
+    assert_eq!(host.root("pgrep -f 'sleep 98[0-9]'"), "");
+}
+
+#[test]
+fn services_that_do_not_start_or_stay() {
+    let Some(hosts) = lab("services_that_do_not_start_or_stay", 1) else { return };
+    let host = &hosts[0];
+    let gone = |host: &LabHost| {
+        assert_eq!(
+            host.root("readlink /opt/roadie/hello/current; ls /etc/systemd/system/roadie-* 2>/dev/null; pgrep -x hello"),
+            ""
+        );
+    };
+    // Ends at once.
+    let project_of = |args: &str, health: &str| {
+        let p = project(&on(host, "root"), health);
+        let yaml = std::fs::read_to_string(p.dir.join("roadie.yaml")).expect("reads");
+        p.write("roadie.yaml", &yaml.replace("[--listen, \"127.0.0.1:8080\"]", args));
+        p
+    };
+    project_of("[--no-such-argument]", HEALTHY)
+        .roadie(&["deploy"])
+        .exits(5)
+        .says("unknown argument --no-such-argument")
+        .says("there was no earlier release");
+    gone(host);
+    // Without any probe it must stay up; it crashes within the window.
+    project_of("[--listen, \"127.0.0.1:8080\", --crash-after, \"1\"]", "      health: {stable_for: 3s}\n")
+        .roadie(&["deploy"])
+        .exits(5)
+        .says("crashing as asked");
+    gone(host);
+    // A command that is never content; then one that is.
+    let exec = "      health: {exec: \"bin/hello --check --listen 127.0.0.1:9\", timeout: 2s, interval: 200ms}\n";
+    project_of("[--listen, \"127.0.0.1:8080\"]", exec).roadie(&["deploy"]).exits(5).says("ended with status 1");
+    gone(host);
+    let exec = exec.replace("127.0.0.1:9\"", "127.0.0.1:8080\"");
+    project_of("[--listen, \"127.0.0.1:8080\"]", &exec).roadie(&["deploy"]).exits(0);
+    // sd_notify: systemd itself waits for it.
+    project_of("[--listen, \"127.0.0.1:8080\", --notify]", "      health: {notify: true, stable_for: 1s}\n")
+        .roadie(&["deploy"])
+        .exits(0);
+    assert_eq!(host.root("systemctl show roadie-hello -p Type --value"), "notify");
+    // A unit of the user's own that systemd refuses.
+    let own = project(&on(host, "root"), &format!("      unit: own.service\n{HEALTHY}"));
+    own.write("own.service", "[Service]\nExecStart=relative/path\n");
+    own.roadie(&["deploy"]).exits(5).says("rolled back to release");
+    assert_eq!(host.root("systemctl show roadie-hello -p Type,ActiveState --value"), "notify\nactive");
+}
+
+#[test]
+fn one_bad_host_among_good_ones() {
+    let Some(hosts) = lab("one_bad_host_among_good_ones", 3) else { return };
+    let project = Project::new();
+    project.add_hello();
+    let list: Vec<String> =
+        hosts.iter().map(|h| format!("  h{}: {{address: {}, user: root, timeout: 3s}}\n", h.number, h.address)).collect();
+    let text = format!(
+        "hosts:\n{}services:\n  hello:\n    hosts: [h1, h2, h3]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
+         args: [--listen, \"127.0.0.1:8080\"]\n      env: {{V: \"${{V:-1}}\"}}\n{HEALTHY}",
+        list.concat()
+    );
+    project.write("roadie.yaml", &text);
+    hosts[1].lab("cut", &[]);
+    let run = project.roadie(&["deploy", "--json"]).exits(11);
+    let reports = run.summary()["hosts"].clone();
+    assert_eq!(
+        (reports[0]["outcome"].as_str(), reports[1]["outcome"].as_str(), reports[2]["outcome"].as_str()),
+        (Some("done"), Some("unreachable"), Some("done"))
+    );
+    project.roadie(&["status"]).exits(4).says("took longer than 3 s").says("running");
+    // One after the other: the dead one stops the rollout, and those behind it are not begun.
+    project.write("roadie.yaml", &text.replace("    deploy:\n", "    deploy:\n      strategy: rolling\n"));
+    project.run_with(&["deploy"], &[("V", "2")]).exits(11).says("not begun: the rollout stopped at `h2`");
+    hosts[1].lab("heal", &[]);
+    project.run_with(&["deploy"], &[("V", "2")]).exits(0);
+    // Selection by name, tag and wildcard; what matches nothing is said.
+    project.roadie(&["status", "--host", "h[12]"]).exits(0);
+    project.roadie(&["status", "--host", "x*"]).exits(2).says("no host matches `x*`").says("h1, h2, h3");
+    assert!(Path::new(&project.dir).exists());
+}
