@@ -437,6 +437,12 @@ restart() {
   if [ "$life" = systemd ]; then
     sc reset-failed "$UNIT" 2>/dev/null
     if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
+    # 219: systemd itself could not make the cgroup, because the last one of that name was just going away.
+    if [ "$(sc show "$UNIT" -p ExecMainStatus --value 2>/dev/null)" = 219 ]; then
+      sleep 0.2
+      sc reset-failed "$UNIT" 2>/dev/null
+      if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
+    fi
     why_failed
     return 1
   fi

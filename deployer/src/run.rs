@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
                 flight.push(step);
             }
         }
-        self.fly(&flight).await
+        self.fly_as(&flight, true).await
     }
 
     fn stop_if_cancelled(&self, id: StepId) -> Result<(), StepFailure> {
@@ -208,6 +208,10 @@ impl<'a> Run<'a> {
 
     /// Sends steps as one stage and follows its frames.
     async fn fly(&mut self, steps: &[&Step]) -> Result<(), StepFailure> {
+        self.fly_as(steps, false).await
+    }
+
+    async fn fly_as(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
         let Some(first) = steps.first() else {
             return Ok(());
         };
@@ -217,11 +221,17 @@ impl<'a> Run<'a> {
         for step in steps {
             self.add(&mut stage, step.id, &step.action);
         }
-        self.send_and_read(&stage, id).await
+        let sent = if last { self.shell.send_last(&stage).await } else { self.shell.send(&stage).await };
+        self.read_after(sent, id).await
     }
 
     async fn send_and_read(&mut self, stage: &Stage, first: StepId) -> Result<(), StepFailure> {
-        if let Err(failure) = self.shell.send(stage).await {
+        let sent = self.shell.send(stage).await;
+        self.read_after(sent, first).await
+    }
+
+    async fn read_after(&mut self, sent: Result<(), Failure>, first: StepId) -> Result<(), StepFailure> {
+        if let Err(failure) = sent {
             return Err(StepFailure { id: first, failure });
         }
         let mut read = Box::pin(Self::read_frames_of(self));

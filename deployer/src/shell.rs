@@ -40,13 +40,15 @@ pub struct HostShell {
     stdout: Vec<u8>,
     noise: Vec<u8>,
     exit: Option<Exit>,
+    /// The shell was told to leave by itself when its stage went well.
+    leaving: bool,
 }
 
 impl HostShell {
     /// Starts the shell (as root through `sudo -n` in system scope when the login user is not root) and loads the host script.
     pub async fn open(session: &Arc<dyn Session>, service: &Service) -> Result<Self, Failure> {
         let process = session.start(&bootstrap(service)).await.map_err(Failure::transport)?;
-        let mut shell = Self { process, tag: tag(), stdout: Vec::new(), noise: Vec::new(), exit: None };
+        let mut shell = Self { process, tag: tag(), stdout: Vec::new(), noise: Vec::new(), exit: None, leaving: false };
         let preamble = shell.preamble(service);
         shell.write(preamble).await?;
         Ok(shell)
@@ -77,6 +79,13 @@ impl HostShell {
         self.write(format!("{{\nstopped=\n{}\nsay end\n}} </dev/null 2>&1\n", stage.text)).await
     }
 
+    /// Sends the last stage: when all of it goes well the shell leaves behind it, which saves the round trip of asking it to.
+    pub async fn send_last(&mut self, stage: &Stage) -> Result<(), Failure> {
+        self.leaving = true;
+        let text = format!("{{\nstopped=\n{}\nsay end\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1\n", stage.text);
+        self.write(text).await
+    }
+
     /// Sends a script that prints raw lines instead of frames and reads standard input itself.
     pub async fn send_raw(&mut self, script: &str) -> Result<(), Failure> {
         self.write(format!("{{\n{script}\nexit 0\n}}\n")).await
@@ -90,7 +99,11 @@ impl HostShell {
         loop {
             while let Some(line) = self.take_line() {
                 match line.strip_prefix(self.tag.as_str()).and_then(|rest| parse_frame(rest.trim_start_matches(' '))) {
-                    Some(frame) => return Ok(frame),
+                    Some(frame) => {
+                        // It goes on with stages: the way back.
+                        self.leaving &= !matches!(frame, Frame::Fail(..));
+                        return Ok(frame);
+                    }
                     None => self.note(line.as_bytes()),
                 }
             }
@@ -130,7 +143,7 @@ impl HostShell {
 
     /// Closes standard input: the shell leaves, and its lock is free. Waits for its end.
     pub async fn close(mut self) {
-        if self.exit.is_none() && self.process.close_stdin().await.is_ok() {
+        if self.exit.is_none() && (self.leaving || self.process.close_stdin().await.is_ok()) {
             let drained = async { while self.process.next().await.is_some() {} };
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), drained).await;
         }

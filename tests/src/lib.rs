@@ -60,7 +60,14 @@ impl LabHost {
               systemctl disable --now "${unit##*/}" 2>/dev/null; rm -f "$unit"
             done
             systemctl daemon-reload
-            for file in /opt/roadie/*/.roadie/simple/state /root/.local/share/roadie/*/.roadie/simple/state; do
+            for home in /root /home/*; do
+              ls "$home"/.config/systemd/user/roadie-* >/dev/null 2>&1 || continue
+              user=${home##*/}
+              loginctl disable-linger "$user"
+              systemctl stop "user@$(id -u "$user").service"
+              rm -f "$home"/.config/systemd/user/roadie-* "$home"/.config/systemd/user/*.wants/roadie-*
+            done
+            for file in /opt/roadie/*/.roadie/simple/state /root/.local/share/roadie/*/.roadie/simple/state /home/*/.local/share/roadie/*/.roadie/simple/state; do
               [ -e "$file" ] || continue
               read -r _ supervisor _ <"$file"; kill -TERM "${supervisor%-*}" 2>/dev/null
             done
@@ -258,7 +265,7 @@ impl Project {
     pub fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Run {
         let began = Instant::now();
         let output = self.command(args).envs(env.iter().copied()).output().unwrap_or_else(|e| panic!("cannot run roadie: {e}"));
-        finished(output, began)
+        finished(&output, began)
     }
 }
 
@@ -269,7 +276,7 @@ impl Default for Project {
 }
 
 /// Makes a [`Run`] of a finished process.
-pub fn finished(output: Output, began: Instant) -> Run {
+pub fn finished(output: &Output, began: Instant) -> Run {
     use std::os::unix::process::ExitStatusExt as _;
     Run {
         code: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),

@@ -12,7 +12,7 @@ fn project(host: &LabHost, extra: &str) -> Project {
         &format!(
             "services:\n  hello:\n    hosts: [{{address: {}, user: deploy}}]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
              args: [--listen, \"127.0.0.1:8080\"]\n      env: {{HELLO_VERSION: \"${{V:-1}}\", HELLO_UNHEALTHY: \"${{BAD:-0}}\"}}\n{extra}\
-             \x20     health: {{http: \"http://127.0.0.1:8080/health\", timeout: 20s, interval: 200ms, stable_for: ${{STABLE:-500ms}}}}\n",
+             \x20     health: {{http: \"http://127.0.0.1:8080/health\", timeout: 20s, interval: 200ms, stable_for: \"${{STABLE:-500ms}}\"}}\n",
             host.address
         ),
     );
@@ -37,7 +37,7 @@ fn start_until(project: &Project, env: &[(&str, &str)], mark: &str) -> (Child, I
 }
 
 fn end(project: &Project, child: Child, began: Instant) -> Run {
-    let mut run = finished(child.wait_with_output().expect("waits"), began);
+    let mut run = finished(&child.wait_with_output().expect("waits"), began);
     run.stderr = std::fs::read_to_string(project.dir.join("stderr.log")).unwrap_or_default();
     run
 }
@@ -83,7 +83,7 @@ fn ctrl_c_during_setup_ends_the_setup() {
     let (child, began) = start_until(&project, &[], "| begun");
     signal(&child, "INT");
     end(&project, child, began).exits(130).says("nothing in service was changed");
-    assert_eq!(host.root("pgrep -f 'sleep 977'; readlink /opt/roadie/hello/current"), "");
+    assert_eq!(host.root("pgrep -f 'sleep 97[7]'; readlink /opt/roadie/hello/current"), "");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn ctrl_c_during_the_upload_leaves_nothing() {
         assert!(began.elapsed() < Duration::from_secs(30), "the upload never began");
     }
     signal(&child, "INT");
-    let run = finished(child.wait_with_output().expect("waits"), began).exits(130).says("interrupted");
+    let run = finished(&child.wait_with_output().expect("waits"), began).exits(130).says("interrupted");
     host.root("tc qdisc del dev host0 root");
     assert!(run.stderr.contains("nothing in service was changed"), "{}", run.stderr);
     assert_eq!(
@@ -191,7 +191,7 @@ fn following_logs_of_several_hosts_until_ctrl_c() {
         }
         std::thread::sleep(Duration::from_secs(1));
         signal(&child, "INT");
-        finished(child.wait_with_output().expect("waits"), began).exits(130);
+        finished(&child.wait_with_output().expect("waits"), began).exits(130);
         let text = std::fs::read_to_string(&out).expect("reads");
         let lines: Vec<&str> = text.lines().filter(|l| l.contains("GET /line")).collect();
         let order: Vec<String> =

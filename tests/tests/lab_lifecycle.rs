@@ -156,6 +156,27 @@ fn simple_in_the_users_own_scope() {
     }
 }
 
+/// No root at all: the user's own systemd.
+#[test]
+fn systemd_in_the_users_own_scope() {
+    let Some(hosts) = lab("systemd_in_the_users_own_scope", 1) else { return };
+    let hosts = &hosts[..1];
+    let project = project(hosts, "systemd", "user", "");
+    let text = definition(hosts, "systemd", "user", "").replace("user: root", "user: plain");
+    project.write("roadie.yaml", &text);
+    project.roadie(&["deploy"]).exits(0);
+    assert_eq!(hosts[0].root("ps -o user= -p $(pgrep -x hello)"), "plain");
+    project.run_with(&["deploy"], &[("V", "2")]).exits(0);
+    project.run_with(&["deploy"], &[("V", "3"), ("BAD", "1")]).exits(5).says("rolled back to release");
+    assert_eq!(ask(&hosts[0], "/version"), "2");
+    project.roadie(&["deploy"]).exits(0);
+    project.roadie(&["rollback"]).exits(0);
+    project.roadie(&["logs", "-n", "50"]).exits(0).says("hello 2 listens");
+    stop_start_restart(&project, hosts);
+    project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
+    assert_eq!(hosts[0].root("pgrep -x hello; ls -d /opt/roadie /home/plain/.config/systemd/user/roadie-* 2>/dev/null"), "");
+}
+
 fn simple(hosts: &[LabHost], scope: &str) {
     let project = project(hosts, "simple", scope, "      setup_commands: [\"echo set up\"]\n");
     project.roadie(&["deploy"]).exits(0);
@@ -227,5 +248,51 @@ fn a_server_that_is_not_ours() {
     let env = hosts[0].root("cat /opt/roadie/redis/current/env");
     assert!(env.contains("RUST_LOG=\"info\""), "the environment went back too: {env}");
     project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
-    assert!(hosts.iter().all(|h| h.root("pgrep -f mini-redis; ls -d /opt/roadie 2>/dev/null").is_empty()));
+    assert!(hosts.iter().all(|h| h.root("pgrep -f mini-[r]edis; ls -d /opt/roadie 2>/dev/null").is_empty()));
+}
+
+/// Round trips after the login are counted by the transport. They grow neither with files, nor with steps, nor with hosts.
+#[test]
+fn round_trips_of_a_routine_deploy() {
+    let Some(hosts) = lab("round_trips_of_a_routine_deploy", 3) else { return };
+    let project = Project::new();
+    project.add_hello();
+    for n in 0..60 {
+        project.write(&format!("static/{n}.txt"), &format!("file {n}\n"));
+    }
+    let text = |hosts: &[LabHost], files: &str, extra: &str, health: &str| {
+        let list: Vec<String> = hosts.iter().map(|h| format!("{{address: {}, user: deploy}}", h.address)).collect();
+        format!(
+            "services:\n  hello:\n    hosts: [{}]\n    build: {{type: prebuilt, path: hello}}\n{files}    deploy:\n      \
+             args: [--listen, \"127.0.0.1:8080\"]\n{extra}      health: {{{health}}}\n",
+            list.join(", ")
+        )
+    };
+    let trips = |text: &str| -> Vec<u64> {
+        project.write("roadie.yaml", text);
+        let run = project.roadie(&["deploy", "--json"]).exits(0);
+        let reports = each_report(&run);
+        assert!(reports.iter().all(|r| r["sent_bytes"].as_u64() > Some(0)), "each deploy sends a package: {reports:?}");
+        reports.iter().map(|r| r["round_trips"].as_u64().expect("a number")).collect()
+    };
+    let stays = "stable_for: 300ms";
+    let files = "    files: [{from: static, to: share/static}]\n";
+    let small = trips(&text(&hosts[..1], "", "", stays));
+    let large = trips(&text(&hosts[..1], files, "      setup_commands: [\"true\", \"true\", \"true\"]\n", stays));
+    let fleet = trips(&text(&hosts, files, "      setup_commands: [\"true\", \"echo done\"]\n", stays));
+    assert!(small[0] > 0 && small == large && fleet.iter().all(|n| *n == small[0]), "{small:?} {large:?} {fleet:?}");
+    // With a probe over the connection. One that comes before the server listens is made again: the best of some counts.
+    let mut best = u64::MAX;
+    for n in 0..5 {
+        project.write("static/new.txt", &format!("round {n}\n"));
+        let probed = trips(&text(&hosts, files, "", "http: \"http://127.0.0.1:8080/health\", interval: 3s, stable_for: 300ms"));
+        best = best.min(probed.iter().copied().max().unwrap_or(u64::MAX));
+        if best <= 8 {
+            break;
+        }
+    }
+    assert!(best <= 8, "without a probe {small:?}, with one {best}");
+    // Nothing to do: fewer still.
+    let again = project.roadie(&["deploy", "--json"]).exits(0);
+    assert!(each_report(&again).iter().all(|r| r["round_trips"].as_u64() < Some(small[0] - 1)));
 }

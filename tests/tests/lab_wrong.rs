@@ -83,7 +83,7 @@ fn hosts_that_cannot_be_reached_or_trusted() {
         .roadie(&["deploy"])
         .exits(4)
         .says("cannot use key")
-        .says("No such file");
+        .says("no such file");
 
     project(&on(host, "locked"), "")
         .roadie(&["deploy"])
@@ -122,8 +122,14 @@ fn packages_that_do_not_run_there() {
     host.lab("undisk", &[]);
     host.root("rmdir /opt/roadie");
 
-    let simple_only = project(&on(host, "root"), "      scope: user\n");
-    simple_only.roadie(&["deploy"]).exits(8).says("no systemd user manager answers").says("lifecycle: simple");
+    // A user without a systemd of their own. A user made for this: logind takes minutes to forget that it was refused one.
+    host.root(
+        "useradd -m -s /bin/sh alone; cp -r /home/plain/.ssh /home/alone/; chown -R alone: /home/alone/.ssh; \
+         systemctl mask --runtime user@$(id -u alone).service",
+    );
+    let run = project(&on(host, "alone"), "      scope: user\n").roadie(&["deploy"]);
+    host.root("systemctl unmask --runtime user@$(id -u alone).service; loginctl terminate-user alone; userdel -rf alone");
+    run.exits(8).says("no systemd user manager answers").says("lifecycle: simple");
     untouched(host);
 }
 
