@@ -19,8 +19,12 @@ const LAST_LINES: usize = 40;
 pub async fn host_target() -> Result<TargetTriple, PackError> {
     let output = Command::new("rustc").arg("-vV").output().await.map_err(|source| tool("rustc", source))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|l| l.strip_prefix("host: ")).unwrap_or_default();
-    TargetTriple::new(host).map_err(|e| PackError::Choice { problem: e.to_string(), hint: "set `target` under `build:`".into() })
+    let host = text.lines().find_map(|l| l.strip_prefix("host: ")).and_then(|host| TargetTriple::new(host).ok());
+    host.ok_or_else(|| {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let problem = format!("`rustc -vV` does not tell this machine's target triple: {said}");
+        PackError::Choice { problem, hint: "mend the Rust installation, or set `target` under `build:`".into() }
+    })
 }
 
 fn tool(tool: &str, source: std::io::Error) -> PackError {
