@@ -60,19 +60,19 @@ impl LabHost {
               systemctl disable --now "${unit##*/}" 2>/dev/null; rm -f "$unit"
             done
             systemctl daemon-reload
-            for home in /root /home/*; do
+            for home in ~ /home/*; do
               ls "$home"/.config/systemd/user/roadie-* >/dev/null 2>&1 || continue
               user=${home##*/}
               loginctl disable-linger "$user"
               systemctl stop "user@$(id -u "$user").service"
               rm -f "$home"/.config/systemd/user/roadie-* "$home"/.config/systemd/user/*.wants/roadie-*
             done
-            for file in /opt/roadie/*/.roadie/simple/state /root/.local/share/roadie/*/.roadie/simple/state /home/*/.local/share/roadie/*/.roadie/simple/state; do
+            for file in /opt/roadie/*/.roadie/simple/state ~/.local/share/roadie/*/.roadie/simple/state /home/*/.local/share/roadie/*/.roadie/simple/state; do
               [ -e "$file" ] || continue
               read -r _ supervisor _ <"$file"; kill -TERM "${supervisor%-*}" 2>/dev/null
             done
             umount -l /opt/roadie 2>/dev/null
-            rm -rf /opt/roadie /root/.roadie /home/*/.roadie /root/.local/share/roadie /home/*/.local/share/roadie
+            rm -rf /opt/roadie /opt/set-up-* ~/.roadie /home/*/.roadie ~/.local/share/roadie /home/*/.local/share/roadie
             true"#;
         self.root(script);
     }

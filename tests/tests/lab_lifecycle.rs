@@ -46,7 +46,7 @@ fn invocations(hosts: &[LabHost]) -> Vec<String> {
 #[test]
 fn systemd_as_root_and_through_sudo() {
     let Some(hosts) = lab("systemd_as_root_and_through_sudo", 3) else { return };
-    let project = project(&hosts, "systemd", "system", "      setup_commands: [\"touch /root/set-up-$(hostname)\"]\n");
+    let project = project(&hosts, "systemd", "system", "      setup_commands: [\"touch /opt/set-up-$(hostname)\"]\n");
 
     // From nothing to healthy on all hosts.
     let first = project.roadie(&["deploy", "--json"]).exits(0);
@@ -54,7 +54,7 @@ fn systemd_as_root_and_through_sudo() {
         assert_eq!(ask(host, "/version"), "1");
         assert_eq!(ask(host, "/"), format!("hi from h{}", host.number));
         assert!(report["sent_bytes"].as_u64() > Some(100_000), "{report}");
-        assert_eq!(host.root("ls /root/set-up-host*"), format!("/root/set-up-host{}", host.number));
+        assert_eq!(host.root("ls /opt/set-up-host*"), format!("/opt/set-up-host{}", host.number));
         assert_eq!(host.root("stat -c %a /opt/roadie/hello/current/env"), "600", "the environment is for root alone");
         assert_eq!(host.root("systemctl show roadie-hello -p DynamicUser --value"), "yes");
         let pid = host.root("systemctl show roadie-hello -p MainPID --value");

@@ -25,7 +25,7 @@ const HEALTHY: &str = "      health: {http: \"http://127.0.0.1:8080/health\", ti
 
 #[track_caller]
 fn untouched(host: &LabHost) {
-    let left = host.root("ls -d /opt/roadie /etc/systemd/system/roadie-* /root/.roadie /home/*/.roadie 2>/dev/null");
+    let left = host.root("ls -d /opt/roadie /etc/systemd/system/roadie-* ~/.roadie /home/*/.roadie 2>/dev/null");
     assert_eq!(left, "", "the host is as it was");
 }
 
