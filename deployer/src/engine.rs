@@ -11,7 +11,7 @@ use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
-use roadie_model::plan::{Action, HostPlan};
+use roadie_model::plan::{Action, HostPlan, Undo};
 use roadie_planner as planner;
 use roadie_transport::Session;
 use std::sync::Arc;
@@ -237,11 +237,18 @@ impl Task<'_> {
             _ => None,
         });
         let back = back.flatten().map(|r| r.short().to_owned());
+        let runs_again = plan.steps.iter().any(|s| matches!(s.undo, Undo::By { step: Action::Restore { .. } }));
         let state = match &back {
-            Some(release) => format!("rolled back to release {release}"),
+            Some(release) if runs_again => format!("rolled back to release {release}"),
+            Some(release) => format!("back at release {release}, stopped as it was before"),
             None => "there was no earlier release: the service is stopped and not installed".to_owned(),
         };
-        let outcome = if interrupted { Outcome::Interrupted } else { Outcome::RolledBack };
+        let outcome = match (interrupted, &back) {
+            (true, _) => Outcome::Interrupted,
+            // Nothing healthy runs: that is how it was found.
+            (false, Some(_)) if !runs_again => Outcome::FailedUnchanged,
+            (false, _) => Outcome::RolledBack,
+        };
         let mut report = report_failure(&Failure { outcome, ..failure.clone() }, &state);
         report.current = back;
         if report.hint.is_none() && !interrupted {

@@ -146,6 +146,9 @@ fn the_local_runtime_does_the_whole_life() {
     project.roadie(&["logs", "-n", "50"]).exits(0).says("hello 1 listens");
     project.roadie(&["stop"]).exits(0);
     assert_eq!(ask(), "");
+    // What was stopped is not called healthy when a new release fails.
+    project.run_with(&["deploy"], &[("V", "3"), ("BAD", "true")]).exits(1).says("stopped as it was before");
+    assert_eq!(ask(), "");
     project.roadie(&["start"]).exits(0);
     project.roadie(&["restart"]).exits(0);
     assert_eq!(ask(), "1");

@@ -1,0 +1,215 @@
+//! Plans by table: what was observed on a host, and the steps with their way back that follow from it.
+//!
+//! `plans.txt` holds the cases; `BLESS=1` writes down what is planned: read the difference before you keep it.
+
+use roadie_model::definition::{Definition, Service};
+use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
+use roadie_model::id::{PackageId, ReleaseId};
+use roadie_model::package::{FileEntry, Metadata, Package, Requires};
+use roadie_model::parse::{Inputs, SourceFile, parse};
+use roadie_model::plan::{HostPlan, Undo};
+use roadie_planner::{
+    Input, PlanError, plan_cleanup, plan_deploy, plan_remove, plan_restart, plan_rollback, plan_start, plan_stop,
+};
+use std::fmt::Write as _;
+
+fn definition(extra: &str) -> Definition {
+    let text = format!(
+        "services:\n  api:\n    hosts: [{{address: h1}}]\n    build: {{type: prebuilt, path: api, target: x86_64-unknown-linux-gnu}}\n    \
+         deploy:\n      args: [\"--config\", \"{{{{config_path}}}}\"]\n      keep_releases: 2\n{extra}"
+    );
+    let base = SourceFile { name: "roadie.yaml".into(), text };
+    parse(&Inputs { base: &base, overlay: None, env: &|_| None, dir: "/p".into() }).expect("parses")
+}
+
+fn id(digit: char) -> String {
+    std::iter::repeat_n(digit, 64).collect()
+}
+
+fn package(setup: &str) -> Package {
+    let file = |path: &str, size: u64| FileEntry { path: path.into(), mode: "0755".into(), size, sha256: id('e') };
+    Package {
+        id: PackageId::new(id('a')).expect("valid"),
+        archive_sha256: id('b'),
+        archive_bytes: 1000,
+        archive: "/store/a.tar.gz".into(),
+        metadata: Metadata {
+            schema: roadie_model::package::SCHEMA.into(),
+            name: roadie_model::id::ServiceName::new("api").expect("valid"),
+            version: "1.2.3".into(),
+            target: roadie_model::target::TargetTriple::new("x86_64-unknown-linux-gnu").expect("valid"),
+            binary: "api".into(),
+            files: vec![file("bin/api", 2000), file("setup.sh", setup.len() as u64)],
+            requires: Requires {
+                arch: "x86_64".into(),
+                libc: "glibc".into(),
+                glibc_min: Some("2.34".into()),
+                ..Requires::default()
+            },
+        },
+        metadata_sha256: id('c'),
+        unit_template: String::new(),
+        config_template: "x = 1\n".into(),
+        setup: setup.into(),
+    }
+}
+
+fn empty_host() -> HostFacts {
+    HostFacts {
+        machine: "x86_64".into(),
+        root: "/opt/roadie/api".into(),
+        glibc: Some("2.36".into()),
+        systemd: Some(252),
+        free_bytes: 10 << 30,
+        ..HostFacts::default()
+    }
+}
+
+fn release(digit: char, state: ReleaseState, epoch: u64) -> ReleaseFacts {
+    ReleaseFacts {
+        id: ReleaseId::new(id(digit)).expect("valid"),
+        package: PackageId::new(id(digit)).expect("valid"),
+        version: format!("0.{digit}"),
+        state,
+        epoch,
+        changed_at: 0,
+        complete: true,
+        health: None,
+    }
+}
+
+/// A host that runs `1`, and had others before it.
+fn running_host(others: &[ReleaseFacts]) -> HostFacts {
+    let mut facts = empty_host();
+    facts.releases = vec![release('1', ReleaseState::Proven, 9)];
+    facts.releases.extend_from_slice(others);
+    facts.current = Some(facts.releases[0].id.clone());
+    facts.service.state = ServiceState::Running;
+    facts
+}
+
+/// A host that runs exactly what is wanted.
+fn deployed(service: &Service, package: &Package, mut facts: HostFacts) -> HostFacts {
+    let plan = plan_deploy(input(service, &facts), std::slice::from_ref(package)).expect("a plan");
+    let wanted = plan.release.expect("a release");
+    let proven = ReleaseFacts { id: wanted.clone(), package: package.id.clone(), ..release('1', ReleaseState::Proven, 10) };
+    facts.releases.insert(0, proven);
+    facts.current = Some(wanted);
+    facts.service.state = ServiceState::Running;
+    facts
+}
+
+fn input<'a>(service: &'a Service, facts: &'a HostFacts) -> Input<'a> {
+    Input { service, host: &service.hosts[0], facts }
+}
+
+fn show(plan: Result<HostPlan, PlanError>) -> String {
+    let mut text = String::new();
+    match plan {
+        Err(error) => writeln!(text, "refused: {error}").expect("writes"),
+        Ok(plan) if plan.is_noop() => text.push_str("nothing to do\n"),
+        Ok(plan) => {
+            for step in &plan.steps {
+                let undo = match &step.undo {
+                    Undo::Nothing => String::new(),
+                    Undo::By { step } => format!("  <- {step}"),
+                    Undo::Stays { .. } => "  <- stays".into(),
+                };
+                writeln!(text, "{:?} {}{undo}", step.stage, step.action).expect("writes");
+            }
+            // The new release's id is a digest of all that is rendered: it has a golden of its own.
+            if let Some(release) = &plan.release {
+                text = text.replace(release.short(), "NEW");
+            }
+        }
+    }
+    text
+}
+
+fn cases() -> String {
+    let definition = definition("");
+    let service = definition.services.values().next().expect("one service");
+    let plain = package("");
+    let with_setup = package("true\n");
+    let deploy = |facts: &HostFacts, package: &Package| show(plan_deploy(input(service, facts), std::slice::from_ref(package)));
+    let old =
+        [release('2', ReleaseState::Proven, 8), release('3', ReleaseState::Failed, 7), release('4', ReleaseState::Proven, 6)];
+    let running = running_host(&old);
+    let mut out = String::new();
+    let mut case = |name: &str, steps: String| write!(out, "== {name}\n{steps}").expect("writes");
+
+    case("deploy to an empty host", deploy(&empty_host(), &plain));
+    case("deploy to an empty host, with setup", deploy(&empty_host(), &with_setup));
+    case("deploy over a running release; old ones beyond two are deleted, good ones last", deploy(&running, &plain));
+    case("deploy what runs already", deploy(&deployed(service, &plain, running_host(&old)), &plain));
+    let mut stopped = deployed(service, &plain, running_host(&[]));
+    stopped.service.state = ServiceState::Stopped;
+    case("deploy what is there but stopped", deploy(&stopped, &plain));
+    let mut unconfirmed = running_host(&old);
+    unconfirmed.releases[0].state = ReleaseState::Active;
+    unconfirmed.unconfirmed = true;
+    case("deploy over a release that was never confirmed", deploy(&unconfirmed, &plain));
+    let mut same_package = running_host(&[]);
+    same_package.releases[0].package = plain.id.clone();
+    case("deploy other settings of a package that is there", deploy(&same_package, &plain));
+
+    case("roll back", show(plan_rollback(input(service, &running), None)));
+    case("roll back to a release that failed", show(plan_rollback(input(service, &running), Some("3333"))));
+    case("roll back to nothing", show(plan_rollback(input(service, &running_host(&[])), None)));
+
+    case("start what runs", show(plan_start(input(service, &running))));
+    case("start what is stopped", show(plan_start(input(service, &stopped))));
+    case("start what was never deployed", show(plan_start(input(service, &empty_host()))));
+    case("stop", show(plan_stop(input(service, &running))));
+    case("stop what is stopped", show(plan_stop(input(service, &stopped))));
+    case("restart", show(plan_restart(input(service, &running))));
+    case("cleanup", show(Ok(plan_cleanup(input(service, &running)))));
+    case("remove", show(Ok(plan_remove(input(service, &running)))));
+    case("remove from an empty host", show(Ok(plan_remove(input(service, &empty_host())))));
+
+    let refuse = |change: &dyn Fn(&mut HostFacts)| {
+        let mut facts = empty_host();
+        change(&mut facts);
+        deploy(&facts, &plain)
+    };
+    case("another architecture", refuse(&|f| f.machine = "aarch64".into()));
+    case("an older glibc", refuse(&|f| f.glibc = Some("2.31".into())));
+    case("no systemd", refuse(&|f| f.systemd = None));
+    case("a systemd that is too old", refuse(&|f| f.systemd = Some(237)));
+    case("tools missing", refuse(&|f| f.missing_tools = vec!["flock".into(), "tar".into()]));
+    case("no room", refuse(&|f| f.free_bytes = 1 << 20));
+    case("no inodes", refuse(&|f| f.free_inodes = Some(3)));
+    out
+}
+
+#[test]
+fn every_case_of_the_table() {
+    let found = cases();
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans.txt"), &found).expect("writes");
+    }
+    assert_eq!(
+        found,
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans.txt")).expect("reads")
+    );
+}
+
+/// What decides how a service runs is in the release id; what does not, is not.
+#[test]
+fn the_release_id_covers_all_that_is_rendered() {
+    let release = |extra: &str, package: &Package| {
+        let definition = definition(extra);
+        let service = definition.services.values().next().expect("one service").clone();
+        plan_deploy(input(&service, &empty_host()), std::slice::from_ref(package)).expect("a plan").release.expect("a release")
+    };
+    let base = release("", &package(""));
+    assert_eq!(base, release("      health: {tcp: 80}\n", &package("")), "health is no part of what runs");
+    assert_ne!(base, release("      env: {A: b}\n", &package("")));
+    assert_ne!(base, release("      lifecycle: simple\n", &package("")));
+    let mut other = package("");
+    other.config_template = "x = 2\n".into();
+    assert_ne!(base, release("", &other));
+    other = package("");
+    other.id = PackageId::new(id('f')).expect("valid");
+    assert_ne!(base, release("", &other));
+}
