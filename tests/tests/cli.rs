@@ -160,6 +160,38 @@ fn the_local_runtime_does_the_whole_life() {
     assert!(!project.home.join(".local/share/roadie").exists() && !project.home.join(".roadie").exists(), "no file is left");
 }
 
+/// Services wait for those they depend on, whatever their order in the file.
+#[test]
+fn services_wait_for_those_they_depend_on() {
+    let project = Project::new();
+    project.add_hello();
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let service = |name: &str, needs: &str, bad: &str| {
+        let port = port();
+        format!(
+            "  {name}:\n    runtime: local\n    depends_on: [{needs}]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
+             args: [--listen, \"127.0.0.1:{port}\"]\n      env: {{HELLO_UNHEALTHY: \"{bad}\"}}\n      \
+             health: {{http: \"http://127.0.0.1:{port}/health\", interval: 100ms, timeout: 1s, stable_for: 0s}}\n"
+        )
+    };
+    let (api, db) = (service("api", "db", "0"), service("db", "", "${BAD:-0}"));
+    project.write("roadie.yaml", &format!("services:\n{api}{db}"));
+    let failed = project.run_with(&["deploy", "--json"], &[("BAD", "1")]);
+    let hosts = failed.summary()["hosts"].clone();
+    let outcome = |name: &str| hosts.as_array().and_then(|h| h.iter().find(|r| r["service"] == name)).expect("a report").clone();
+    assert_eq!(outcome("db")["outcome"], "rolled_back");
+    assert!(outcome("api")["summary"].as_str().is_some_and(|s| s.contains("not begun")), "{hosts}");
+    let good = project.roadie(&["deploy", "--json"]).exits(0);
+    let order: Vec<String> = good
+        .json()
+        .iter()
+        .filter(|e| e["event"] == "connecting" || e["event"] == "finished")
+        .map(|e| format!("{} {}", e["service"].as_str().unwrap_or_default(), e["event"].as_str().unwrap_or_default()))
+        .collect();
+    assert_eq!(order, ["db connecting", "db finished", "api connecting", "api finished"]);
+    project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
+}
+
 /// The story of the README's first command; its own checks are in it.
 #[test]
 fn the_demo_tells_its_story_and_leaves_nothing() {
