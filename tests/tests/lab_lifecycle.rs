@@ -208,47 +208,73 @@ fn simple(hosts: &[LabHost], scope: &str) {
     remove_and_check(&project, hosts);
 }
 
-/// mini-redis: a published server that is not ours, as a prebuilt binary.
+/// mini-redis: a published server that is not ours, as a prebuilt binary; as root, through sudo, and on this machine.
 #[test]
 fn a_server_that_is_not_ours() {
     let Some(hosts) = lab("a_server_that_is_not_ours", 3) else { return };
     let Some(peer) = std::env::var_os("ROADIE_PEER") else {
         return roadie_tests::skip("a_server_that_is_not_ours", "ROADIE_PEER names no server");
     };
+    let user = |h: &LabHost| if h.number == 1 { "root" } else { "deploy" };
+    let list: Vec<String> = hosts.iter().map(|h| format!("{{address: {}, user: {}}}", h.address, user(h))).collect();
+    let remote = format!("hosts: [{}]", list.join(", "));
+    let get = "*2\r\n$3\r\nget\r\n$1\r\nx\r\n";
+    let escaped = get.replace('$', "\\$").replace('\r', "\\r").replace('\n', "\\n");
+    let on_hosts = || {
+        let script = format!(
+            "perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(PeerAddr=>\"127.0.0.1:6400\",Timeout=>3) or exit 1; \
+             print $s \"{escaped}\"; print scalar <$s>'"
+        );
+        hosts.iter().all(|h| h.root(&script) == "$-1")
+    };
+    for lifecycle in ["systemd", "simple"] {
+        not_ours(&peer, &remote, lifecycle, &on_hosts);
+        assert!(hosts.iter().all(|h| h.root("pgrep -f mini-[r]edis; ls -d /opt/roadie 2>/dev/null").is_empty()), "{lifecycle}");
+    }
+    let here = || {
+        use std::io::{BufRead as _, Write as _};
+        let mut line = String::new();
+        if let Ok(mut stream) = std::net::TcpStream::connect("127.0.0.1:6400") {
+            let _ = stream.write_all(get.as_bytes());
+            let _ = std::io::BufReader::new(stream).read_line(&mut line);
+        }
+        line.trim() == "$-1"
+    };
+    not_ours(&peer, "runtime: local", "simple", &here);
+    assert!(!here(), "it is gone");
+}
+
+fn not_ours(peer: &std::ffi::OsStr, place: &str, lifecycle: &str, answers: &dyn Fn() -> bool) {
     let project = Project::new();
     std::fs::copy(peer, project.dir.join("mini-redis-server")).expect("copies");
-    let list: Vec<String> = hosts.iter().map(|h| format!("{{address: {}, user: deploy}}", h.address)).collect();
     let text = format!(
-        "services:\n  redis:\n    hosts: [{}]\n    build: {{type: prebuilt, path: mini-redis-server}}\n    deploy:\n      \
-         args: [\"--port\", \"${{PORT:-6400}}\"]\n      env: {{RUST_LOG: info}}\n      \
-         health: {{tcp: 6400, timeout: 3s, interval: 200ms, stable_for: 500ms}}\n",
-        list.join(", ")
+        "services:\n  redis:\n    {place}\n    build: {{type: prebuilt, path: mini-redis-server}}\n    deploy:\n      \
+         lifecycle: {lifecycle}\n      args: [\"--port\", \"${{PORT:-6400}}\"]\n      env: {{RUST_LOG: info}}\n      \
+         health: {{tcp: 6400, timeout: 3s, interval: 200ms, stable_for: 500ms}}\n"
     );
     project.write("roadie.yaml", &text);
-    let ask_redis = |h: &LabHost| {
-        h.root("perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(PeerAddr=>\"127.0.0.1:6400\",Timeout=>3) or exit 1; print $s \"*2\\r\\n\\$3\\r\\nget\\r\\n\\$1\\r\\nx\\r\\n\"; print scalar <$s>'")
-    };
+    project.roadie(&["pack"]).exits(0);
     project.roadie(&["deploy"]).exits(0);
-    assert!(hosts.iter().all(|h| ask_redis(h) == "$-1"));
+    assert!(answers(), "{place} {lifecycle}");
+    project.roadie(&["status"]).exits(0).says("running");
     project.roadie(&["logs"]).exits(0).says("accepting inbound connections");
     // A version that listens elsewhere fails its health check; the old one is back.
     project.run_with(&["deploy"], &[("PORT", "6401")]).exits(5).says("found nobody listening").says("rolled back");
-    assert!(hosts.iter().all(|h| ask_redis(h) == "$-1"));
+    assert!(answers(), "{place} {lifecycle}");
     // One that does not start at all.
     project.write("roadie.yaml", &text.replace("[\"--port\"", "[\"--no-such-option\""));
     project.roadie(&["deploy"]).exits(5).says("rolled back");
-    assert!(hosts.iter().all(|h| ask_redis(h) == "$-1"));
+    assert!(answers(), "{place} {lifecycle}");
     // A new good version, stop, start, restart, and back.
     project.write("roadie.yaml", &text.replace("RUST_LOG: info", "RUST_LOG: debug"));
     project.roadie(&["deploy"]).exits(0);
     for verb in ["stop", "start", "restart", "rollback"] {
         project.roadie(&[verb]).exits(0);
     }
-    assert!(hosts.iter().all(|h| ask_redis(h) == "$-1"));
-    let env = hosts[0].root("cat /opt/roadie/redis/current/env");
-    assert!(env.contains("RUST_LOG=\"info\""), "the environment went back too: {env}");
+    assert!(answers(), "{place} {lifecycle}");
+    project.write("roadie.yaml", &text);
+    project.roadie(&["deploy"]).exits(0).says("nothing to do");
     project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
-    assert!(hosts.iter().all(|h| h.root("pgrep -f mini-[r]edis; ls -d /opt/roadie 2>/dev/null").is_empty()));
 }
 
 /// Round trips after the login are counted by the transport. They grow neither with files, nor with steps, nor with hosts.
