@@ -251,6 +251,12 @@ unpack_archive() { # RELEASE SHA256 PACKAGE
 }
 unpack_release() { # RELEASE FROM
   tmp=$ROOT/releases/.tmp-$1
+  if ! verify_tree "$ROOT/releases/$2"; then
+    # Not complete any more: the next run sends the package.
+    rm -f "$ROOT/releases/$2/COMPLETE"
+    bad integrity "release $2 was damaged on the host ($bad_file); the next deploy sends the package again"
+    return 1
+  fi
   rm -rf "$tmp" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
   err=$(cp -a "$ROOT/releases/$2/." "$tmp/" 2>&1) || { bad failed "cannot copy release $2: $err"; return 1; }
   (cd "$tmp" && rm -f COMPLETE MANIFEST unit config.toml env run.sh health.json lifecycle)

@@ -201,3 +201,44 @@ fn following_logs_of_several_hosts_until_ctrl_c() {
         assert!(hosts.iter().all(|h| h.root("pgrep -x journalctl; pgrep -x tail").is_empty()), "no reader is left on a host");
     }
 }
+
+/// The host is gone for good in the middle: nothing is claimed about it, and the next run finds out and goes on.
+#[test]
+fn a_host_that_stays_away() {
+    let Some(hosts) = lab("a_host_that_stays_away", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "");
+    let yaml = std::fs::read_to_string(project.dir.join("roadie.yaml")).expect("reads");
+    project.write("roadie.yaml", &yaml.replace("user: deploy}", "user: deploy, timeout: 2s}"));
+    project.roadie(&["deploy"]).exits(0);
+    let (child, began) = start_until(&project, &[("V", "2"), ("BAD", "1")], "restart the service");
+    host.lab("cut", &[]);
+    let run = end(&project, child, began);
+    host.lab("heal", &[]);
+    run.exits(10).says("the outcome is unknown").says("roadie status hello --host");
+    project.roadie(&["status"]).exits(0).says("not confirmed");
+    // Its sshd does not know yet that we are gone, and the lock is held by our shell there: said, with who and since when.
+    project.run_with(&["deploy"], &[("V", "3")]).exits(7).says("another run holds the lock");
+    host.root("pkill -f 'sshd: deploy'");
+    project.run_with(&["deploy"], &[("V", "3")]).exits(0);
+    assert_eq!(running_version(host), "3");
+}
+
+/// The way back is broken: that is said, and not dressed up.
+#[test]
+fn an_old_release_that_does_not_start_again() {
+    let Some(hosts) = lab("an_old_release_that_does_not_start_again", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "");
+    project.roadie(&["deploy"]).exits(0);
+    let yaml = std::fs::read_to_string(project.dir.join("roadie.yaml")).expect("reads");
+    let broken = "    deploy:\n      setup_commands: [\"rm /opt/roadie/hello/current/bin/hello\"]\n";
+    project.write("roadie.yaml", &yaml.replace("    deploy:\n", broken));
+    let run = project.run_with(&["deploy"], &[("V", "2"), ("BAD", "1")]).exits(6);
+    run.says("failed its health check").says("the way back failed too").says("roadie rollback hello --host");
+    // The files of the damaged release are not used for a new one.
+    project.write("roadie.yaml", &yaml);
+    project.run_with(&["deploy"], &[("V", "3")]).exits(9).says("was damaged on the host");
+    project.run_with(&["deploy"], &[("V", "3")]).exits(0);
+    assert_eq!(running_version(host), "3");
+}

@@ -24,6 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// sshd's `MaxSessions` is 10 by default; two are kept for what others do on the connection.
 const MAX_CHANNELS: usize = 8;
+/// How often, and after which pause, a session channel that sshd has no place for is asked for again.
+const REOPENS: u32 = 20;
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 /// How long a channel that we close early may hold its place: a server with a command that still runs does not answer.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -53,8 +56,18 @@ impl Connection {
     /// Opens a session channel; does not count: some are opened beside other work.
     pub(crate) async fn open(&self) -> Result<(Channel<Msg>, OwnedSemaphorePermit), TransportError> {
         let permit = self.channels.clone().acquire_owned().await.map_err(|_| self.dead(&russh::Error::Disconnect))?;
-        let channel = self.handle.channel_open_session().await.map_err(|e| self.dead(&e))?;
-        Ok((channel, permit))
+        let mut tries = 0;
+        loop {
+            match self.handle.channel_open_session().await {
+                Ok(channel) => return Ok((channel, permit)),
+                // sshd counts a command as open until it has reaped it, which may be later than we heard of its end.
+                Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed)) if tries < REOPENS => {
+                    tries += 1;
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+                Err(error) => return Err(self.dead(&error)),
+            }
+        }
     }
 
     pub(crate) async fn start(&self, command: &str) -> Result<SshProcess, TransportError> {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot};
 
 /// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
 const MAX_WRITE: usize = 255 << 10;
@@ -63,9 +63,15 @@ impl Opening {
         self.heard.fetch_add(1, Ordering::Relaxed);
         channel.request_subsystem(true, "sftp").await.ok()?;
         let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
-        let raw = RawSftpSession::new_with_config(stream(channel), config);
+        let (pipe, ended) = stream(channel);
+        let raw = RawSftpSession::new_with_config(pipe, config);
         // Sent in this order; a server without the extension says so and goes on.
-        let (version, limits) = futures::join!(raw.init(), raw.limits());
+        let opened = async { futures::join!(raw.init(), raw.limits()) };
+        // The library does not see an end that comes before its first request, and would wait out its time.
+        let (version, limits) = tokio::select! {
+            both = opened => both,
+            _ = ended => return None,
+        };
         self.heard.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = version {
             tracing::debug!(%error, "no sftp here, uploads go through a shell");
@@ -79,11 +85,13 @@ impl Opening {
 }
 
 /// The channel as a stream that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
-/// on it would wait for ever.
-fn stream(channel: Channel<Msg>) -> DuplexStream {
+/// on it would wait for ever. The receiver resolves when it has ended.
+fn stream(channel: Channel<Msg>) -> (DuplexStream, oneshot::Receiver<()>) {
     let (mut half, writer) = channel.split();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (end, ended) = oneshot::channel();
     tokio::spawn(async move {
+        let _end: oneshot::Sender<()> = end;
         let (mut requests, mut replies) = tokio::io::split(ours);
         let send = async {
             let mut buffer = BytesMut::new();
@@ -111,7 +119,7 @@ fn stream(channel: Channel<Msg>) -> DuplexStream {
         // Closed already, or nobody is left to tell.
         let _ = writer.close().await;
     });
-    theirs
+    (theirs, ended)
 }
 
 /// Uploads of one session.
