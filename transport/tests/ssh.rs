@@ -1,6 +1,6 @@
 //! What only ssh has: keys, host keys, deadlines, lost contact, the count of round trips.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // failing loudly is what tests do
+#![allow(clippy::unwrap_used)] // failing loudly is what tests do
 
 mod common;
 
@@ -385,8 +385,7 @@ async fn a_full_disk_is_named() {
     std::fs::create_dir(&disk).unwrap();
     let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&disk).status();
     if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED (cannot mount a small disk): a_full_disk_is_named");
-        return;
+        return roadie_tests::skip("a_full_disk_is_named", "cannot mount a small disk");
     }
     let from = folder.path().join("from");
     std::fs::write(&from, vec![7; 5 << 20]).unwrap();
@@ -496,7 +495,7 @@ async fn openssh_clients_are_served() {
     let Ok(output) =
         client("ssh", &["x@127.0.0.1", "cat; echo err >&2; exit 7"]).stdin(std::process::Stdio::null()).output().await
     else {
-        eprintln!("SKIPPED (no ssh): openssh_clients_are_served");
+        roadie_tests::skip("openssh_clients_are_served", "no ssh");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,6 +1,6 @@
 //! Places to run the same tests on: this machine's shell, the embedded server, a real OpenSSH.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)] // each test file uses a part; failing loudly is what tests do
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part; failing loudly is what tests do
 
 use roadie_transport::Session;
 use roadie_transport::embedded::EmbeddedSshd;
@@ -62,7 +62,7 @@ impl OpenSsh {
     pub async fn start(extra: &str) -> Option<Self> {
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd", "/usr/local/sbin/sshd"].into_iter().find(|p| Path::new(p).exists());
         let Some(sshd) = sshd else {
-            eprintln!("SKIPPED: no sshd on this machine, nothing was checked against OpenSSH");
+            roadie_tests::skip("the tests against OpenSSH", "no sshd on this machine");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
