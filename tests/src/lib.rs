@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// One host of the lab.
@@ -284,6 +284,15 @@ pub fn finished(output: &Output, began: Instant) -> Run {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         took: began.elapsed(),
     }
+}
+
+/// Sends a signal (`INT`, `TERM`, `KILL`, ...) to a process that the test started.
+///
+/// # Panics
+/// When it is not there.
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(sent.is_ok_and(|s| s.success()), "no SIG{name} for process {}", child.id());
 }
 
 /// A binary of the workspace: named by the environment, or built into the target folder.

@@ -1,7 +1,7 @@
 //! Interruptions: signals, lost contact, two at once. The host is never left in a state nobody understands.
 
-use roadie_tests::{LabHost, Project, Run, finished, lab};
-use std::process::{Child, Command};
+use roadie_tests::{LabHost, Project, Run, finished, lab, signal};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 fn project(host: &LabHost, extra: &str) -> Project {
@@ -40,10 +40,6 @@ fn end(project: &Project, child: Child, began: Instant) -> Run {
     let mut run = finished(&child.wait_with_output().expect("waits"), began);
     run.stderr = std::fs::read_to_string(project.dir.join("stderr.log")).unwrap_or_default();
     run
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().expect("kill").success());
 }
 
 fn running_version(host: &LabHost) -> String {

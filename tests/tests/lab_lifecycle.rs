@@ -1,6 +1,6 @@
 //! The main job on real hosts: from nothing to healthy, through all verbs, and back.
 
-use roadie_tests::{LabHost, Project, Run, lab};
+use roadie_tests::{LabHost, Project, Run, lab, signal};
 
 /// A definition of the example server on all hosts: the first as root, the others through sudo.
 fn definition(hosts: &[LabHost], lifecycle: &str, scope: &str, extra: &str) -> String {
@@ -228,7 +228,7 @@ fn a_server_that_is_not_ours() {
         hosts.iter().all(|h| h.root(&script) == "$-1")
     };
     for lifecycle in ["systemd", "simple"] {
-        not_ours(&peer, &remote, lifecycle, &on_hosts);
+        not_ours(&peer, &remote, hosts.len(), lifecycle, &on_hosts);
         assert!(hosts.iter().all(|h| h.root("pgrep -f mini-[r]edis; ls -d /opt/roadie 2>/dev/null").is_empty()), "{lifecycle}");
     }
     let here = || {
@@ -240,11 +240,47 @@ fn a_server_that_is_not_ours() {
         }
         line.trim() == "$-1"
     };
-    not_ours(&peer, "runtime: local", "simple", &here);
+    not_ours(&peer, "runtime: local", 1, "simple", &here);
     assert!(!here(), "it is gone");
 }
 
-fn not_ours(peer: &std::ffi::OsStr, place: &str, lifecycle: &str, answers: &dyn Fn() -> bool) {
+/// While `logs -f` runs, the server is started again on each of the places: each says so once, under its own name.
+fn follows(project: &Project, places: usize) {
+    use std::io::BufRead as _;
+    let mut child = project.command(&["logs", "-f", "-n", "1"]).spawn().expect("starts");
+    let (said, lines) = std::sync::mpsc::channel();
+    let stdout = child.stdout.take().expect("is piped");
+    let reader = std::thread::spawn(move || {
+        for line in std::io::BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = said.send(line);
+        }
+    });
+    let within = std::time::Duration::from_secs(20);
+    // The last line of each place is said first: from then on all are followed.
+    let before: Vec<String> = (0..places).map(|_| lines.recv_timeout(within).expect("the last line")).collect();
+    project.roadie(&["restart"]).exits(0);
+    let mut after = Vec::new();
+    while after.len() < places {
+        let line = lines.recv_timeout(within).unwrap_or_else(|e| panic!("{after:?} after {before:?}: {e}"));
+        if line.contains("accepting inbound connections") {
+            after.push(line);
+        }
+    }
+    signal(&child, "INT");
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    reader.join().expect("reads to the end");
+    let names = |lines: &[String]| {
+        let mut names: Vec<String> = lines.iter().filter_map(|l| Some(l.split_once(" | ")?.0.to_owned())).collect();
+        names.sort();
+        names.dedup();
+        let wanted = if places == 1 { 0 } else { places };
+        assert_eq!(names.len(), wanted, "each place once, and by its name where there are several: {lines:?}");
+        names
+    };
+    assert_eq!(names(&after), names(&before));
+}
+
+fn not_ours(peer: &std::ffi::OsStr, place: &str, places: usize, lifecycle: &str, answers: &dyn Fn() -> bool) {
     let project = Project::new();
     std::fs::copy(peer, project.dir.join("mini-redis-server")).expect("copies");
     let text = format!(
@@ -258,6 +294,7 @@ fn not_ours(peer: &std::ffi::OsStr, place: &str, lifecycle: &str, answers: &dyn 
     assert!(answers(), "{place} {lifecycle}");
     project.roadie(&["status"]).exits(0).says("running");
     project.roadie(&["logs"]).exits(0).says("accepting inbound connections");
+    follows(&project, places);
     // A version that listens elsewhere fails its health check; the old one is back.
     project.run_with(&["deploy"], &[("PORT", "6401")]).exits(5).says("found nobody listening").says("rolled back");
     assert!(answers(), "{place} {lifecycle}");
