@@ -275,6 +275,24 @@ impl Default for Project {
     }
 }
 
+/// What a failed test leaves running on this machine is ended: the supervisors that its state names, and only if they are its own.
+impl Drop for Project {
+    fn drop(&mut self) {
+        let services = std::fs::read_dir(self.home.join(".local/share/roadie")).into_iter().flatten().flatten();
+        for service in services {
+            let state = std::fs::read_to_string(service.path().join(".roadie/simple/state")).unwrap_or_default();
+            let Some((pid, _)) = state.split(' ').nth(1).and_then(|s| s.split_once('-')) else { continue };
+            let command = PathBuf::from("/proc").join(pid).join("cmdline");
+            let ours = || std::fs::read_to_string(&command).is_ok_and(|c| c.contains(service.path().to_string_lossy().as_ref()));
+            let began = Instant::now();
+            while ours() && began.elapsed() < Duration::from_secs(15) {
+                let _ = Command::new("kill").args(["-TERM", pid]).status();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+    }
+}
+
 /// Makes a [`Run`] of a finished process.
 pub fn finished(output: &Output, began: Instant) -> Run {
     use std::os::unix::process::ExitStatusExt as _;
