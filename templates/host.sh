@@ -28,6 +28,8 @@ S=$ROOT/.roadie
 INCOMING=$LOGIN_HOME/.roadie/incoming
 UNIT=roadie-$NAME.service
 SETUP_UNIT=roadie-setup-$NAME.service
+GUARD=roadie-guard-$NAME
+BOOT_UNIT=roadie-boot-$NAME.service
 if [ "$SCOPE" = user ]; then
   UNIT_DIR=$LOGIN_HOME/.config/systemd/user
   WANTS=default.target.wants
@@ -41,6 +43,10 @@ else
 fi
 EPOCH=0
 UNDOING=
+AT_BOOT=
+ACTING=
+WATCHDOG=
+step_id=0
 stopped=
 started_as=
 reason=
@@ -105,9 +111,14 @@ proc_start() { # PID -> $started; 1 when there is no such process
   started=$1
 }
 
+uptime_s() { # -> $up, whole seconds; no step of the wall clock moves it
+  IFS=' .' read -r up _ </proc/uptime
+}
+
 # ---- lock and facts -------------------------------------------------------------------------------------------------------
 
-# The lock is a flock held by this very process: it cannot go stale. An epoch that only grows fences off older runs.
+# The lock is a flock held by this very process: it cannot go stale. An epoch that only grows, with the tag of the session that
+# took it, fences off older runs.
 lock() { # HOLDER
   if ! mkdir -p "$S/records" 2>/dev/null || ! chmod 700 "$S" || ! (: >>"$S/lock") 2>/dev/null; then
     say "fail 0 unwritable cannot write $S: $(mkdir -p "$S/records" 2>&1 | tail -n 1)"
@@ -121,24 +132,84 @@ lock() { # HOLDER
   fi
   # A release that never came about leaves nothing: see leave.
   trap leave EXIT
-  rm -f "$S/cancel"
+  rm -f "$S/cancel" "$S/beat"
+  proc_start $$
   put "$S/holder" 600 "$1, since $(date -u +%Y-%m-%dT%H:%M:%SZ), pid $$
+" && put "$S/pid" 600 "$$-$started
 " || { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
+  # In a subshell of its own: behind a function's redirection, sh would keep a copy of the lock.
+  ( exec 9>&- </dev/null >/dev/null 2>&1; watchdog $$ "$started" ) &
+  WATCHDOG=$!
+  # What another run left unconfirmed is ours to settle now, and the guard's again when we leave.
+  if read_guard; then
+    stop_timer
+    g_deadline=held
+    write_guard
+  fi
 }
 leave() {
-  rm -f "$S/holder" "$S/cancel"
+  [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
+  rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat"
+  hand_to_guard
   if [ ! -e "$ROOT/current" ] && [ ! -d "$ROOT/releases" ] && [ ! -e "$S/epoch" ]; then
     rm -f "$S/lock"
     rmdir "$S/records" "$S" "$ROOT" "$BASE" 2>/dev/null
   fi
   :
 }
+# A stage runs: it has deadlines of its own.
+busy() {
+  [ -z "$WATCHDOG" ] || printf 'busy\n' >"$S/beat" 2>/dev/null
+}
+# The controller is there. Sent by it while it is at work itself, and noted after each stage.
+beat() {
+  [ -z "$WATCHDOG" ] || { uptime_s && printf '%s\n' "$up" >"$S/beat"; } 2>/dev/null
+}
+# A controller that is gone, or stopped, or cut off without its sshd noticing, must not keep the lock: its idle shell is ended
+# when nothing was heard of it for 12 s. Bytes of an upload that come in are heard too.
+watchdog() { # PID START
+  trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+  came=
+  silent=0
+  while :; do
+    sleep 1 &
+    nap=$!
+    wait "$nap"
+    if ! proc_start "$1" || [ "$started" != "$2" ]; then break; fi
+    first_line "$S/beat" || continue
+    [ "$line" != busy ] || { silent=0; continue; }
+    uptime_s
+    if [ $((up - line)) -lt 6 ]; then silent=0; continue; fi
+    before=$came
+    came=$(ls -ln "$INCOMING" 2>/dev/null)
+    if [ "$before" = "$came" ]; then silent=$((silent + 1)); else silent=0; fi
+    if [ $silent -ge 6 ]; then
+      journal silent "the controller was not heard for 12 s"
+      kill -KILL "$1" 2>/dev/null
+      break
+    fi
+  done
+  # The shell is dead and did not leave by itself.
+  if first_line "$S/pid" && [ "$line" = "$1-$2" ]; then
+    exec 9>>"$S/lock"
+    if take_lock 50; then leave; fi
+  fi
+  exit 0
+}
+take_lock() { # TENTHS
+  ticks=0
+  until flock -n 9; do
+    [ $ticks -lt "$1" ] || return 1
+    sleep 0.1
+    ticks=$((ticks + 1))
+  done
+}
 begin_run() { # WHO
   EPOCH=0
-  if first_line "$S/epoch"; then EPOCH=$line; fi
+  if first_line "$S/epoch"; then EPOCH=${line%% *}; fi
   EPOCH=$((EPOCH + 1))
-  put "$S/epoch" 600 "$EPOCH
-" && journal begin "$1" && return 0
+  put "$S/epoch" 600 "$EPOCH $R
+" && journal begin "$1" && keep_script && return 0
   bad failed "cannot write $S/epoch (disk full or read-only?)"
 }
 
@@ -147,17 +218,25 @@ undoing() {
   UNDOING=1
   rm -f "$S/cancel"
 }
-keep_script() { # TEXT of this script, for the supervisor of the simple lifecycle
-  put "$S/host.sh" 700 "$1" && return 0
-  bad failed "cannot write $S/host.sh (disk full?)"
+# This script stays on the host, for the guard and for the supervisor of the simple lifecycle.
+keep_script() {
+  if [ -e "$S/host.sh" ] && [ "$(cat "$S/host.sh")" = "$SCRIPT" ]; then return 0; fi
+  put "$S/host.sh" 700 "$SCRIPT
+" && sync "$S"
 }
 
-observe() {
+observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
+  port=${1:-}
+  [ $# -eq 0 ] || shift
   fact "machine $(uname -m)"
   fact "uid $(id -u)"
   fact "home $LOGIN_HOME"
   fact "root $ROOT"
-  if has getconf; then fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"; fi
+  if has getconf; then
+    fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"
+    fact "page_size $(getconf PAGESIZE 2>/dev/null)"
+  fi
+  find_libraries "$@"
   if systemd_answers; then
     line=$(systemctl --version 2>/dev/null | head -n 1)
     fact "systemd $line"
@@ -169,6 +248,9 @@ observe() {
   while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
   fact "space $(df -Pk "$dir" 2>/dev/null | tail -n 1)"
   fact "inodes $(df -Pi "$dir" 2>/dev/null | tail -n 1)"
+  mount_flags
+  if [ "$SCOPE" = system ]; then loose_parents; fi
+  if [ -n "$port" ]; then foreign_listener "$port"; fi
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
     fact "current $cur"
@@ -189,7 +271,73 @@ observe() {
   if [ -e "$UNIT_DIR/$UNIT" ]; then fact "installed_unit $(sha "$UNIT_DIR/$UNIT")"; fi
   if first_line "$S/setup"; then fact "setup $line"; fi
   if first_line "$S/guard"; then fact "guard $line"; fi
+  if first_line "$S/settled"; then fact "settled $line"; fi
   service_facts
+}
+find_libraries() { # SONAMES-AND-INTERPRETERS...: says which are not there
+  cache=
+  [ $# -eq 0 ] || cache=$(ldconfig -p 2>/dev/null)
+  for name; do
+    case $name in
+      /*) if [ -e "$name" ]; then continue; fi ;;
+      *)
+        case $cache in *"	$name "*) continue ;; esac
+        for lib in /lib /usr/lib /lib64 /usr/lib64 /lib/*-linux-* /usr/lib/*-linux-* /usr/local/lib; do
+          if [ -e "$lib/$name" ]; then continue 2; fi
+        done ;;
+    esac
+    fact "lacks $name"
+  done
+}
+mount_flags() { # of the file system that holds $dir
+  # shellcheck disable=SC2046
+  set -- $(df -Pk "$dir" 2>/dev/null | tail -n 1)
+  flags=
+  while IFS=' ' read -r _ point _ options _; do
+    if [ "$point" = "${6:-}" ]; then flags=$options; fi
+  done </proc/self/mounts
+  fact "mount ${6:-?} $flags"
+}
+# Whoever may write a folder above ours could put another one in its place.
+loose_parents() {
+  parent=$BASE
+  while :; do
+    if [ -d "$parent" ]; then
+      # shellcheck disable=SC2046
+      set -- $(ls -ldn "$parent" 2>/dev/null)
+      case ${1:-} in
+        ????????w[tT]*) ;;
+        ????????w*) fact "loose $parent everybody" ;;
+        ?????w*) if [ "${4:-0}" != 0 ]; then fact "loose $parent group $4"; fi ;;
+      esac
+      if [ "${3:-0}" != 0 ]; then fact "loose $parent user $3"; fi
+    fi
+    [ -n "$parent" ] && [ "$parent" != / ] || break
+    parent=${parent%/*}
+    parent=${parent:-/}
+  done
+}
+foreign_listener() { # PORT: who listens on it, unless it is our own service
+  hex=$(printf %04X "$1")
+  inode=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r _ local _ st _ _ _ _ _ socket _; do
+    if [ "$st" = 0A ] && [ "${local##*:}" = "$hex" ]; then printf %s "$socket"; break; fi
+  done)
+  [ -n "$inode" ] || return 0
+  owner=$(find /proc/[0-9]*/fd -lname "socket:\[$inode\]" 2>/dev/null | head -n 1)
+  owner=${owner#/proc/}
+  owner=${owner%%/*}
+  if [ -n "$owner" ]; then
+    if grep -q "/$UNIT" "/proc/$owner/cgroup" 2>/dev/null; then return 0; fi
+    if first_line "$S/simple/state"; then
+      # shellcheck disable=SC2086
+      set -- "$1" $line
+      # Field 4 behind the name is the session: the service's own.
+      session=$(sed 's/.*) //' "/proc/$owner/stat" 2>/dev/null | cut -d' ' -f4)
+      [ "$session" != "${4%-*}" ] || return 0
+    fi
+  fi
+  first_line "/proc/${owner:-none}/comm" || line=
+  fact "listener $1 ${owner:--} $line"
 }
 service_facts() {
   life_of "$ROOT/current"
@@ -220,9 +368,9 @@ step() { # ID FUNCTION ARGS...
   note=
   reason=
   kind=failed
-  if [ "$EPOCH" -gt 0 ] && first_line "$S/epoch" && [ "$line" != "$EPOCH" ]; then
+  if [ "$EPOCH" -gt 0 ] && first_line "$S/epoch" && [ "$line" != "$EPOCH $R" ]; then
     stopped=1
-    say "fail $step_id superseded run $line has taken over"
+    say "fail $step_id superseded run ${line%% *} has taken over"
   elif "$@"; then
     say "done $step_id $note"
   else
@@ -394,15 +542,6 @@ setup_by_hand() { # DIR TIMEOUT-S
   [ "$line" = 0 ] || { bad setup "setup ended with status $line"; return 1; }
 }
 
-arm_guard() { # BACK-TO DEADLINE-S
-  put "$S/guard" 600 "$1 $(($(date +%s) + $2)) $EPOCH
-" && sync "$S" && journal armed "$1" && return 0
-  bad failed "cannot write $S/guard (disk full?)"
-}
-disarm_guard() {
-  rm -f "$S/guard" && sync "$S" && journal disarmed "" && return 0
-  bad failed "cannot remove $S/guard"
-}
 install_unit() { # RELEASE
   life_of "$ROOT/releases/$1"
   if [ "$life" != systemd ]; then
@@ -423,7 +562,8 @@ install_unit() { # RELEASE
 }
 remove_unit() {
   sc disable --quiet "$UNIT" 2>/dev/null
-  sc stop "$UNIT" 2>/dev/null
+  # At boot its start waits for us: the stop that takes its place must not be waited for.
+  sc ${AT_BOOT:+--no-block} stop "$UNIT" 2>/dev/null
   rm -f "$UNIT_DIR/$UNIT" "$UNIT_DIR/$WANTS/$UNIT" && sc daemon-reload 2>/dev/null
   sc reset-failed "$UNIT" 2>/dev/null
   :
@@ -434,6 +574,171 @@ switch() { # TO, or nothing
   rm -f "$ROOT/.current.new"
   ln -s "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && sync "$ROOT" && journal switched "$1" ||
     { bad failed "cannot switch $ROOT/current"; return 1; }
+}
+
+# ---- the guard ------------------------------------------------------------------------------------------------------------
+#
+# The way back, on disk before the switch. $S/guard holds these words, `none` for no release:
+#   BACK-TO EPOCH TO RUNS TRIES BOOT-ID DEADLINE GRACE
+# RUNS: 1 when the service ran before. DEADLINE: seconds of uptime, or `held` while a later run holds the lock and answers for
+# it. GRACE: how long the host waits for a controller that went away. Two executors take the same way back: a timer (systemd's,
+# or a sleeping process of the simple lifecycle) and, after a reboot, a unit that runs before the service starts.
+
+read_guard() {
+  first_line "$S/guard" || return 1
+  # shellcheck disable=SC2086
+  set -- $line
+  [ $# -eq 8 ] || return 1
+  g_back=$1 g_epoch=$2 g_to=$3 g_runs=$4 g_tries=$5 g_boot=$6 g_deadline=$7 g_grace=$8
+}
+write_guard() {
+  put "$S/guard" 600 "$g_back $g_epoch $g_to $g_runs $g_tries $g_boot $g_deadline $g_grace
+" && sync "$S"
+}
+boot_id() { # -> $boot
+  first_line /proc/sys/kernel/random/boot_id || line=unknown
+  boot=$line
+}
+arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
+  boot_id
+  uptime_s
+  g_back=$1 g_epoch=$EPOCH g_to=$2 g_runs=$3 g_tries=0 g_boot=$boot g_deadline=$((up + $4)) g_grace=$5
+  rm -f "$S/settled"
+  write_guard && boot_guard && journal armed "$1" || { bad failed "cannot write $S/guard (disk full?)"; return 1; }
+  guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
+}
+disarm_guard() {
+  rm -f "$S/guard" && sync "$S" && journal disarmed "" || { bad failed "cannot remove $S/guard"; return 1; }
+  # With nothing in service there is nothing to go back to at boot.
+  if [ ! -e "$ROOT/current" ]; then remove_boot_guard; fi
+  stop_timer
+}
+by_systemd() { [ "$LIFE" = systemd ] && systemd_answers && has systemd-run; }
+guard_timer() { # SECONDS
+  if by_systemd; then
+    run_timer "$1" && return 0
+    # One of that name is still loaded.
+    stop_timer
+    run_timer "$1" && return 0
+    return 1
+  fi
+  # It waits for the deadline that the file names, also when that moves, and ends with the file.
+  (
+    trap - HUP PIPE
+    exec 9>&- </dev/null >/dev/null 2>&1
+    cd / && NAME=$NAME SCOPE=$SCOPE LIFE=$LIFE LOGIN_HOME=$LOGIN_HOME BASE=$BASE R=- exec setsid sh "$S/host.sh" wait_for_deadline "$g_epoch"
+  ) &
+  proc_start $! && printf '%s\n' "$!-$started" >"$S/waiter"
+  note="the guard of this lifecycle does not survive a reboot"
+}
+run_timer() { # SECONDS
+  # shellcheck disable=SC2086 # one flag or none
+  err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD" --on-active="$1" --timer-property=AccuracySec=100ms \
+    env "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- sh "$S/host.sh" deadline 2>&1)
+}
+stop_timer() {
+  # The guard itself is what the timer started.
+  [ -z "$ACTING" ] || return 0
+  if by_systemd; then sc stop "$GUARD.timer" "$GUARD.service" 2>/dev/null; fi
+  if first_line "$S/waiter" && proc_start "${line%-*}" && [ "$started" = "${line#*-}" ]; then kill -TERM "-${line%-*}" 2>/dev/null; fi
+  rm -f "$S/waiter"
+}
+# Read at the next boot: no daemon-reload is needed for it.
+boot_guard() {
+  by_systemd || return 0
+  if [ -e "$UNIT_DIR/$BOOT_UNIT" ] && [ -e "$UNIT_DIR/$WANTS/$BOOT_UNIT" ]; then return 0; fi
+  text=$(
+    printf '[Unit]\nDescription=roadie: takes %s back when a deployment was not confirmed before the host went down\n' "$NAME"
+    printf 'Before=%s\nRequiresMountsFor=%s\nConditionPathExists=%s\n' "$UNIT" "$S" "$S/guard"
+    printf '\n[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=180\n'
+    for pair in "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=-; do
+      printf 'Environment="%s"\n' "$(printf %s "$pair" | sed 's/[\\"]/\\&/g; s/%/%%/g')"
+    done
+    printf 'ExecStart=/bin/sh %s boot\n\n[Install]\nWantedBy=%s\n' "$S/host.sh" "${WANTS%.wants}"
+  )
+  mkdir -p "$UNIT_DIR/$WANTS" && put "$UNIT_DIR/$BOOT_UNIT" 644 "$text
+" && ln -sf "../$BOOT_UNIT" "$UNIT_DIR/$WANTS/$BOOT_UNIT" && sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"
+}
+remove_boot_guard() { rm -f "$UNIT_DIR/$WANTS/$BOOT_UNIT" "$UNIT_DIR/$BOOT_UNIT"; }
+# The run ends and has not confirmed: its controller has so long to come back and settle it, then the host does.
+hand_to_guard() {
+  read_guard || return 0
+  uptime_s
+  if [ "$g_deadline" != held ] && [ "$g_deadline" -le $((up + g_grace)) ]; then return 0; fi
+  held=$g_deadline
+  g_deadline=$((up + g_grace))
+  write_guard
+  if by_systemd || [ "$held" = held ]; then
+    stop_timer
+    guard_timer "$g_grace"
+  fi
+}
+wait_for_deadline() { # EPOCH
+  while read_guard && [ "$g_epoch" = "$1" ] && [ "$g_deadline" != held ]; do
+    uptime_s
+    if [ "$up" -ge "$g_deadline" ]; then guard deadline; return; fi
+    sleep 1
+  done
+}
+# The other executor of the way back. HOW is deadline or boot.
+guard() { # HOW
+  exec 9>>"$S/lock"
+  if ! take_lock 50; then
+    # The run that armed the guard hangs: its next step must not come after our first.
+    if read_guard && [ "$g_deadline" != held ] && first_line "$S/pid" && proc_start "${line%-*}" && [ "$started" = "${line#*-}" ]; then
+      kill -KILL "${line%-*}"
+    fi
+    take_lock 6000 || exit 1
+  fi
+  read_guard || exit 0
+  boot_id
+  uptime_s
+  if [ "$1" = boot ]; then
+    [ "$boot" != "$g_boot" ] || exit 0
+    AT_BOOT=1
+  elif [ "$g_deadline" = held ] || [ "$up" -lt "$g_deadline" ]; then
+    exit 0
+  fi
+  UNDOING=1
+  ACTING=1
+  EPOCH=$g_epoch
+  if [ "$g_tries" -ge 3 ]; then
+    settled "gave up after 3 attempts to go back"
+    exit 1
+  fi
+  g_tries=$((g_tries + 1))
+  write_guard
+  journal guard "$1"
+  if ! go_back; then
+    settled "could not go back: $reason"
+    exit 1
+  fi
+  disarm_guard
+  case $g_back in none) settled "took away release $(short "$g_to"), there was none before" ;; *) settled "went back to release $(short "$g_back")" ;; esac
+}
+short() { printf %.12s "$1"; }
+settled() { # TEXT
+  put "$S/settled" 600 "$g_epoch $(date -u +%Y-%m-%dT%H:%M:%SZ) $* (${AT_BOOT:+boot, }release $(short "$g_to") was not confirmed)
+"
+  journal settled "$*"
+}
+# All of it can be repeated, from wherever an earlier attempt stopped.
+go_back() {
+  if [ "$g_back" != none ] && ! verify_tree "$ROOT/releases/$g_back"; then
+    # Better the unconfirmed one than none.
+    reason="release $g_back was damaged ($bad_file)"
+    return 1
+  fi
+  if [ "$g_to" != "$g_back" ] && [ -e "$S/records/$g_to" ]; then record "$g_to" failed; fi
+  if [ -z "$AT_BOOT" ]; then stop || return 1; fi
+  if [ "$g_back" = none ]; then
+    switch "" && remove_unit
+    return
+  fi
+  switch "$g_back" && install_unit "$g_back" || return 1
+  # At boot systemd starts it as soon as we are done.
+  if [ -n "$AT_BOOT" ] || [ "$g_runs" = 0 ]; then return 0; fi
+  restart
 }
 
 # ---- the process ----------------------------------------------------------------------------------------------------------
@@ -559,7 +864,7 @@ confirm() { # RELEASE INVOCATION TENTHS
   [ "$cur" = "$1" ] || { bad failed "current is $cur, not $1"; return 1; }
   # Without a name it is the start that this very stage made.
   stable "${2:-$started_as}" "$3" || { [ "$kind" = cancelled ] || last_words 20; return 1; }
-  record "$1" proven && disarm_guard
+  record "$1" proven && disarm_guard && journal confirmed "$1"
 }
 prune() { # RELEASES...
   current_id
@@ -573,6 +878,9 @@ prune() { # RELEASES...
 remove_all() {
   stop || return 1
   if [ -e "$UNIT_DIR/$UNIT" ]; then remove_unit; fi
+  stop_timer
+  rm -f "$S/guard"
+  remove_boot_guard
   # The lock goes last: whoever waits for it sees that its file is gone.
   rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
   rm -rf "$ROOT" && rmdir "$BASE" 2>/dev/null
@@ -719,4 +1027,8 @@ logs() { # FOLLOW LINES SINCE-S RELEASE
   wait "$reader" 2>/dev/null
 }
 
-case ${1:-} in supervise) supervise ;; esac
+case ${1:-} in
+  supervise) supervise ;;
+  deadline|boot) guard "$1" ;;
+  wait_for_deadline) wait_for_deadline "$2" ;;
+esac

@@ -1,6 +1,8 @@
 //! The command line as types.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use roadie_deployer::Rollout;
+use roadie_model::definition::{OnFailure, Strategy};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -59,12 +61,69 @@ pub struct Global {
     /// Work on at most N hosts at the same time
     #[arg(long, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub max_concurrent: u16,
+    /// Wait so long for the lock of another run: 30s, 15m
+    #[arg(long, global = true, value_name = "TIME", value_parser = age, default_value = "0s")]
+    pub lock_wait: u64,
     /// Learn unknown host keys instead of refusing them (changed keys are refused all the same)
     #[arg(long, global = true)]
     pub accept_new_host_keys: bool,
     /// Say on standard error what happens underneath
     #[arg(long, global = true)]
     pub debug: bool,
+}
+
+/// How a rollout takes the hosts, where it is not as the definition says.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RolloutArgs {
+    /// All hosts at once, one by one, or one first [default: the definition's]
+    #[arg(long, value_enum)]
+    pub strategy: Option<StrategyArg>,
+    /// Begin no more hosts when more than N failed [default: the definition's, else 0]
+    #[arg(long, value_name = "N")]
+    pub max_failures: Option<u32>,
+    /// What then becomes of the hosts that took the new release [default: the definition's, else hold]
+    #[arg(long, value_enum)]
+    pub on_failure: Option<OnFailureArg>,
+    /// Leave out hosts that cannot be reached, instead of changing none
+    #[arg(long)]
+    pub skip_unreachable: bool,
+}
+
+/// In what order hosts are taken.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StrategyArg {
+    /// As many at once as --max-concurrent allows.
+    All,
+    /// One by one.
+    Rolling,
+    /// One first, then the others.
+    Canary,
+}
+
+/// What becomes of the hosts that took a new release when too many others failed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum OnFailureArg {
+    /// They stay on it.
+    Hold,
+    /// They go back to the release they were on.
+    RollbackAll,
+}
+
+impl RolloutArgs {
+    /// As the deployer takes it.
+    pub fn policy(&self) -> Rollout {
+        let strategy = self.strategy.map(|s| match s {
+            StrategyArg::All => Strategy::All,
+            StrategyArg::Rolling => Strategy::Rolling,
+            StrategyArg::Canary => Strategy::Canary,
+        });
+        let on_failure = self.on_failure.map(|f| match f {
+            OnFailureArg::Hold => OnFailure::Hold,
+            OnFailureArg::RollbackAll => OnFailure::RollbackAll,
+        });
+        Rollout { strategy, max_failures: self.max_failures, on_failure, skip_unreachable: self.skip_unreachable }
+    }
 }
 
 /// Services named behind a verb.
@@ -108,6 +167,9 @@ pub enum Verb {
         /// Plan for this package of the store instead of packing
         #[arg(long, value_name = "ID")]
         package: Option<String>,
+        /// Keep the plan in FILE, for `deploy --plan`
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Bring services to their hosts
     Deploy {
@@ -123,6 +185,12 @@ pub enum Verb {
         /// Deploy this package of the store instead of packing
         #[arg(long, value_name = "ID")]
         package: Option<String>,
+        /// Carry out this plan and no other: refused where the host or the definition moved since
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "dry_run"])]
+        plan: Option<PathBuf>,
+        /// How the hosts are taken.
+        #[command(flatten)]
+        rollout: RolloutArgs,
     },
     /// Show what runs where
     Status(Named),
@@ -166,6 +234,9 @@ pub enum Verb {
         /// First digits of the release's id [default: the one before the current one]
         #[arg(long, value_name = "RELEASE", value_parser = digits)]
         to: Option<String>,
+        /// How the hosts are taken.
+        #[command(flatten)]
+        rollout: RolloutArgs,
     },
     /// Delete old releases; with --all remove services from their hosts
     Cleanup {

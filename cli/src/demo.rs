@@ -1,10 +1,10 @@
 //! `roadie demo`: the main job on this machine, on a sandbox host, with an example service. Every claim is checked.
 
-use crate::args::{Global, Named, Verb};
+use crate::args::{Global, Named, RolloutArgs, Verb};
 use crate::fleet::Fleet;
 use crate::out::{self, Fatal};
 use crate::project::{self, Environment};
-use roadie_deployer::SshConnector;
+use roadie_deployer::{Rollout, SshConnector};
 use roadie_model::definition::Definition;
 use roadie_model::outcome::Outcome;
 use roadie_model::parse::{Inputs, SourceFile, parse};
@@ -90,7 +90,7 @@ impl Stage {
         });
         // Its own sandbox needs no asking.
         let global = Global { yes: true, ..global.clone() };
-        let fleet = Fleet::new(global, environment.clone(), connector);
+        let fleet = Fleet::new(global, Rollout::default(), environment.clone(), connector);
         Ok(Self { fleet, host, source, sandbox: sandbox.to_owned(), port })
     }
 
@@ -123,7 +123,14 @@ impl Stage {
     }
 
     async fn deploy(&self, version: &str, healthy: bool, wanted: Outcome) -> Result<(), Fatal> {
-        let verb = Verb::Deploy { named: Named { names: vec![] }, dry_run: false, skip_health_check: false, package: None };
+        let verb = Verb::Deploy {
+            named: Named { names: vec![] },
+            dry_run: false,
+            skip_health_check: false,
+            package: None,
+            plan: None,
+            rollout: RolloutArgs::default(),
+        };
         let code = self.roadie(verb, version, healthy).await?;
         expect(code, wanted)
     }
@@ -169,7 +176,10 @@ impl Stage {
         expect(self.roadie(logs, "2", true).await?, Outcome::Done)?;
 
         step("roll back to version 1 by hand");
-        expect(self.roadie(Verb::Rollback { named: none(), to: None }, "2", true).await?, Outcome::Done)?;
+        expect(
+            self.roadie(Verb::Rollback { named: none(), to: None, rollout: RolloutArgs::default() }, "2", true).await?,
+            Outcome::Done,
+        )?;
         self.expect_version("1").await?;
         if keep { self.keep().await } else { Ok(()) }
     }

@@ -5,8 +5,9 @@ use crate::out::{self, Fatal};
 use crate::packages::{self, ago};
 use crate::project::{self, Environment};
 use crate::report::{self, Reporter};
+use crate::saved;
 use roadie_deployer::{
-    Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, Options, SshConnector, TaskReport, Verb as Work,
+    Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, Options, Rollout, SshConnector, TaskReport, Verb as Work,
 };
 use roadie_model::definition::{Definition, Host, Service};
 use roadie_model::event::EventKind;
@@ -15,8 +16,11 @@ use roadie_model::id::ServiceName;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
 use roadie_model::plan::HostPlan;
+use roadie_planner::SavedPlan;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A verb that needs the definition and its hosts.
 pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
@@ -45,7 +49,11 @@ pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
         agent: environment.agent.clone(),
         accept_new_host_keys: global.accept_new_host_keys,
     });
-    let fleet = Fleet::new(global.clone(), environment, connector);
+    let rollout = match &verb {
+        Verb::Deploy { rollout, .. } | Verb::Rollback { rollout, .. } => rollout.policy(),
+        _ => Rollout::default(),
+    };
+    let fleet = Fleet::new(global.clone(), rollout, environment, connector);
     let code = fleet.run(verb, &definition, targets).await;
     fleet.close().await;
     code
@@ -63,7 +71,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// Tells events as `global` says, and stops on Ctrl-C and SIGTERM.
-    pub fn new(global: Global, environment: Environment, connector: Arc<dyn Connector>) -> Self {
+    pub fn new(global: Global, rollout: Rollout, environment: Environment, connector: Arc<dyn Connector>) -> Self {
         let reporter = Arc::new(Reporter::new(global.json));
         let plans: Arc<Mutex<Vec<HostPlan>>> = Arc::default();
         let (tell, keep) = (reporter.clone(), plans.clone());
@@ -75,7 +83,12 @@ impl Fleet {
         });
         let cancel = Cancel::new();
         tokio::spawn(listen_for_signals(cancel.clone()));
-        let options = Options { max_concurrent: global.max_concurrent.into(), identity: environment.identity() };
+        let options = Options {
+            max_concurrent: global.max_concurrent.into(),
+            lock_wait: Duration::from_secs(global.lock_wait),
+            rollout,
+            identity: environment.identity(),
+        };
         let controller = Controller::new(connector, options, sink, cancel.clone());
         Self { global, environment, controller, reporter, plans, cancel }
     }
@@ -98,17 +111,19 @@ impl Fleet {
     /// Does one verb.
     pub async fn run(&self, verb: Verb, definition: &Definition, targets: Vec<(Service, Vec<Host>)>) -> Result<u8, Fatal> {
         match verb {
-            Verb::Deploy { dry_run: true, package, .. } => self.plan(definition, &targets, package.as_deref(), false).await,
-            Verb::Plan { detailed_exitcode, package, .. } => {
-                self.plan(definition, &targets, package.as_deref(), detailed_exitcode).await
+            Verb::Deploy { dry_run: true, package, .. } => self.plan(definition, &targets, package.as_deref(), false, None).await,
+            Verb::Plan { detailed_exitcode, package, out, .. } => {
+                self.plan(definition, &targets, package.as_deref(), detailed_exitcode, out.as_deref()).await
+            }
+            Verb::Deploy { skip_health_check, plan: Some(file), .. } => {
+                let saved = saved::read(&file)?;
+                let targets = saved::targets(&saved, &targets, &file)?;
+                let packages = saved::packages(&saved, packages::packager(&self.environment)?.store())?;
+                self.deploy(definition, &targets, &packages, skip_health_check, Some(Arc::new(saved))).await
             }
             Verb::Deploy { skip_health_check, package, .. } => {
                 let packages = self.packages(definition, &targets, package.as_deref()).await?;
-                let work = |s: &ServiceName| Work::Deploy {
-                    packages: packages.get(s).cloned().unwrap_or_default(),
-                    skip_health: skip_health_check,
-                };
-                self.change(definition, &targets, work).await
+                self.deploy(definition, &targets, &packages, skip_health_check, None).await
             }
             Verb::Rollback { to, .. } => self.change(definition, &targets, |_| Work::Rollback { to: to.clone() }).await,
             Verb::Start(_) => self.change(definition, &targets, |_| Work::Start).await,
@@ -192,24 +207,48 @@ impl Fleet {
         Ok(report::summary(&reports, changes, self.global.json).exit_code())
     }
 
+    async fn deploy(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        packages: &BTreeMap<ServiceName, Vec<Package>>,
+        skip_health: bool,
+        saved: Option<Arc<SavedPlan>>,
+    ) -> Result<u8, Fatal> {
+        let work = |s: &ServiceName| Work::Deploy {
+            packages: packages.get(s).cloned().unwrap_or_default(),
+            skip_health,
+            saved: saved.clone(),
+        };
+        self.change(definition, targets, work).await
+    }
+
     async fn plan(
         &self,
         definition: &Definition,
         targets: &[(Service, Vec<Host>)],
         package: Option<&str>,
         detailed: bool,
+        keep: Option<&Path>,
     ) -> Result<u8, Fatal> {
         let packages = self.packages(definition, targets, package).await?;
         let work = |s: &ServiceName| Work::Plan { packages: packages.get(s).cloned().unwrap_or_default() };
         let reports = self.controller.run(self.waves(definition, targets, work)).await;
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !self.global.json {
-            let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner).clone();
             plans.iter().for_each(print_plan);
         }
-        match report::summary(&reports, false, self.global.json) {
-            Outcome::ChangesPending if !detailed => Ok(0),
-            outcome => Ok(outcome.exit_code()),
+        let outcome = report::summary(&reports, false, self.global.json);
+        if !matches!(outcome, Outcome::Done | Outcome::ChangesPending) {
+            if keep.is_some() {
+                out::note("no plan was written: it would be no plan for all");
+            }
+            return Ok(outcome.exit_code());
         }
+        if let Some(file) = keep {
+            saved::write(file, &plans)?;
+        }
+        Ok(if outcome == Outcome::ChangesPending && !detailed { 0 } else { outcome.exit_code() })
     }
 
     async fn read(&self, definition: &Definition, targets: &[(Service, Vec<Host>)], work: Work) -> Result<u8, Fatal> {
@@ -357,8 +396,11 @@ fn print_status(reports: &[TaskReport]) {
         let current = facts.current.as_ref();
         let release = current.and_then(|id| facts.release(id));
         let mut notes = facts.service.detail.trim().to_owned();
-        if facts.unconfirmed {
+        if facts.unconfirmed() {
             notes = format!("{notes} not confirmed").trim().to_owned();
+        }
+        if let Some(settled) = &facts.settled {
+            notes = format!("{notes} by itself: {}", settled.text).trim().to_owned();
         }
         Some(vec![
             r.service.to_string(),

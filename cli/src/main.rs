@@ -8,6 +8,7 @@ mod out;
 mod packages;
 mod project;
 mod report;
+mod saved;
 
 use args::{Cli, Verb};
 use clap::{CommandFactory as _, Parser as _};

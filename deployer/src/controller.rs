@@ -5,22 +5,40 @@ use crate::failure::Failure;
 use crate::logs::{self, ExecResult, LogQuery, LogSink};
 use crate::request::{Group, TaskReport};
 use crate::rollout;
-use roadie_model::definition::{Host, Service};
+use roadie_model::definition::{Host, OnFailure, Service, Strategy};
 use roadie_model::event::{Event, EventKind};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_transport::Session;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 /// Told of each event, from any task; must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How rollouts over several hosts go, where it is not as the definition says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rollout {
+    /// Instead of `strategy`.
+    pub strategy: Option<Strategy>,
+    /// Instead of `max_failures`.
+    pub max_failures: Option<u32>,
+    /// Instead of `on_failure`.
+    pub on_failure: Option<OnFailure>,
+    /// Hosts that cannot be reached are left out instead of stopping it all, and nobody waits for them.
+    pub skip_unreachable: bool,
+}
 
 /// How runs are done.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Hosts worked on at the same time.
     pub max_concurrent: usize,
+    /// How long to wait for the lock of another run.
+    pub lock_wait: Duration,
+    /// How rollouts over several hosts go, where it is not as the definition says.
+    pub rollout: Rollout,
     /// Who runs this, for lock holders and the journal: `user@machine`.
     pub identity: String,
 }

@@ -2,20 +2,32 @@
 
 use crate::controller::Controller;
 use crate::failure::Failure;
+use crate::health;
 use crate::observe::Observation;
 use crate::request::{TaskReport, Verb};
 use crate::run::{Run, RunEnd};
-use crate::shell::{Frame, HostShell, Stage};
+use crate::shell::{BEAT, Frame, HostShell, Stage};
 use roadie_model::definition::{Host, Service};
 use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
+use roadie_model::id::ReleaseId;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
 use roadie_model::plan::{Action, HostPlan, Undo};
 use roadie_planner as planner;
 use roadie_transport::Session;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Pause between two looks at a lock that another run holds.
+const LOCK_POLL: Duration = Duration::from_secs(1);
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Everything that one task needs to talk and act.
 pub struct Task<'a> {
@@ -34,19 +46,112 @@ impl Task<'_> {
     }
 }
 
-/// What is known when a task ends.
-struct Ending {
-    report: HostReport,
+/// What a host held before a run changed it: where a fleet that is rolled back as one goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Before {
+    /// The run changed nothing.
+    Untouched,
+    /// This release was in service.
+    Release(ReleaseId),
+    /// The service was not known there.
+    Nothing,
+    /// Releases, but none in service.
+    NoneCurrent,
+}
+
+/// One service on one host as far as it is known before anything is changed.
+pub enum Prepared {
+    /// There is nothing to do, or it failed: nothing was changed.
+    Over(HostReport),
+    /// The host is locked and waits, the plan is made.
+    Held(Box<Held>),
+    /// The plan can be carried out; the host was let go and is looked at again at its turn.
+    LetGo,
+}
+
+/// A locked host with its plan. Its shell is told now and then that we are there.
+pub struct Held {
+    session: Arc<dyn Session>,
+    shell: HeldShell,
+    plan: HostPlan,
+    trips_before: u64,
+    began: Instant,
+}
+
+impl Held {
+    /// Lets the host go, unchanged.
+    pub async fn let_go(self) {
+        if let Ok(shell) = self.shell.take().await {
+            shell.close().await;
+        }
+    }
+}
+
+/// A shell in the hands of a task that sends its beats.
+struct HeldShell {
+    stop: oneshot::Sender<()>,
+    beating: JoinHandle<Result<HostShell, Failure>>,
+}
+
+impl HeldShell {
+    fn hold(mut shell: HostShell) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let beating = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => return Ok(shell),
+                    () = tokio::time::sleep(BEAT) => shell.beat().await?,
+                }
+            }
+        });
+        Self { stop, beating }
+    }
+
+    async fn take(self) -> Result<HostShell, Failure> {
+        let _ = self.stop.send(());
+        self.beating.await.unwrap_or_else(|e| Err(Failure::new(Outcome::Bug, e.to_string())))
+    }
 }
 
 /// Does `verb` for one service on one host and reports how it ended. Never panics on what a host says.
-pub async fn run_task(controller: &Controller, service: &Service, host: &Host, verb: &Verb) -> TaskReport {
+pub async fn run_task(controller: &Controller, service: &Service, host: &Host, verb: &Verb) -> (TaskReport, Before) {
+    let prepared = prepare(controller, service, host, verb, true).await;
+    proceed(controller, service, host, verb, prepared).await
+}
+
+/// Connects, locks (if `verb` changes anything), observes and plans. Without `keep` the host is let go again.
+pub async fn prepare(controller: &Controller, service: &Service, host: &Host, verb: &Verb, keep: bool) -> Prepared {
     let began = Instant::now();
     let task = Task { controller, service, host };
-    let mut ending = task.perform(verb).await;
-    ending.report.ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    task.emit(EventKind::Finished { report: Box::new(ending.report.clone()) });
-    TaskReport { host: host.name.clone(), service: service.name.clone(), report: ending.report }
+    match task.prepare(verb, began).await {
+        Prepared::Held(held) if !keep => {
+            held.let_go().await;
+            Prepared::LetGo
+        }
+        other => other,
+    }
+}
+
+/// Carries out what was prepared.
+pub async fn proceed(
+    controller: &Controller,
+    service: &Service,
+    host: &Host,
+    verb: &Verb,
+    prepared: Prepared,
+) -> (TaskReport, Before) {
+    let task = Task { controller, service, host };
+    let prepared = match prepared {
+        Prepared::LetGo => task.prepare(verb, Instant::now()).await,
+        other => other,
+    };
+    let (report, before) = match prepared {
+        Prepared::Over(report) => (report, Before::Untouched),
+        Prepared::Held(held) => task.execute(*held, verb).await,
+        Prepared::LetGo => (report(Outcome::Bug, "the host was let go twice"), Before::Untouched),
+    };
+    task.emit(EventKind::Finished { report: Box::new(report.clone()) });
+    (TaskReport { host: host.name.clone(), service: service.name.clone(), report }, before)
 }
 
 /// An empty report of class `outcome`.
@@ -72,58 +177,100 @@ pub fn report_failure(failure: &Failure, state: &str) -> HostReport {
 }
 
 impl Task<'_> {
-    async fn perform(&self, verb: &Verb) -> Ending {
+    async fn prepare(&self, verb: &Verb, began: Instant) -> Prepared {
         self.emit(EventKind::Connecting);
         if self.controller.cancel.level() > 0 {
-            return Ending { report: report(Outcome::Interrupted, "interrupted before it began") };
+            return Prepared::Over(report(Outcome::Interrupted, "interrupted before it began"));
         }
         let session = tokio::select! {
             session = self.controller.session(self.host) => session,
             () = self.controller.cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while connecting")),
         };
-        let report = match session {
+        let mut report = match session {
             Ok(session) => {
-                let before = session.round_trips();
-                let mut report = self.on_session(&session, verb).await;
-                report.round_trips = session.round_trips().saturating_sub(before);
-                report
+                let trips_before = session.round_trips();
+                match self.look(&session, verb).await {
+                    Ok((shell, plan)) => {
+                        let shell = HeldShell::hold(shell);
+                        return Prepared::Held(Box::new(Held { session, shell, plan, trips_before, began }));
+                    }
+                    Err(report) => HostReport { round_trips: session.round_trips().saturating_sub(trips_before), ..*report },
+                }
             }
             Err(failure) => report_failure(&failure, "nothing was changed"),
         };
-        Ending { report }
+        report.ms = millis(began);
+        Prepared::Over(report)
     }
 
-    async fn on_session(&self, session: &Arc<dyn Session>, verb: &Verb) -> HostReport {
+    /// Observes and plans. `Err` is a report: what was only to be read, nothing to do, or a failure.
+    async fn look(&self, session: &Arc<dyn Session>, verb: &Verb) -> Result<(HostShell, HostPlan), Box<HostReport>> {
         if matches!(verb, Verb::Deploy { .. }) {
             // Opened while the host is observed: an upload then costs no extra round trip.
             let session = session.clone();
             tokio::spawn(async move { session.prepare_upload().await });
         }
-        let (shell, facts) = match self.observe(session, !verb.reads_only()).await {
+        let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.wants(verb)).await {
             Ok(both) => both,
-            Err(failure) => return report_failure(&failure, "nothing was changed"),
+            Err(failure) => return Err(Box::new(report_failure(&failure, "nothing was changed"))),
         };
         if matches!(verb, Verb::Status | Verb::Releases) {
             shell.close().await;
-            return self.reading_report(&facts);
+            return Err(Box::new(self.reading_report(&facts)));
         }
         let plan = match self.plan(verb, &facts) {
             Ok(plan) => plan,
             Err(failure) => {
                 shell.close().await;
-                return HostReport { current: current(&facts), ..report_failure(&failure, "nothing was changed") };
+                let report = report_failure(&failure, "nothing was changed");
+                return Err(Box::new(HostReport { current: current(&facts), ..report }));
             }
         };
         self.emit(EventKind::Planned { plan: Box::new(plan.clone()) });
         if plan.is_noop() || matches!(verb, Verb::Plan { .. }) {
             shell.close().await;
-            return self.unchanged_report(verb, &plan);
+            return Err(Box::new(self.unchanged_report(verb, &plan)));
         }
-        self.execute(session, shell, plan, verb).await
+        Ok((shell, plan))
+    }
+
+    /// Observes; when another run holds the lock, again until it is free or [`crate::Options::lock_wait`] is over.
+    async fn observe_when_free(
+        &self,
+        session: &Arc<dyn Session>,
+        lock: bool,
+        wants: &[String],
+    ) -> Result<(HostShell, HostFacts), Failure> {
+        let began = Instant::now();
+        let mut said = false;
+        loop {
+            let result = self.observe(session, lock, wants).await;
+            let Err(failure) = &result else { return result };
+            let over = began.elapsed() >= self.controller.options.lock_wait;
+            if failure.outcome != Outcome::Locked || over {
+                return result;
+            }
+            if !std::mem::replace(&mut said, true) {
+                self.warn(format!("waiting: {}", failure.problem));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOCK_POLL) => {}
+                () = self.controller.cancel.reached(1) => {
+                    return Err(Failure::new(Outcome::Interrupted, "interrupted while waiting for the lock"));
+                }
+            }
+        }
     }
 
     /// Opens a shell, takes the lock if asked to, and reads the host: one round trip on an open channel.
-    pub async fn observe(&self, session: &Arc<dyn Session>, lock: bool) -> Result<(HostShell, HostFacts), Failure> {
+    ///
+    /// `wants` is what [`wants`] gives: the things to look for besides.
+    pub async fn observe(
+        &self,
+        session: &Arc<dyn Session>,
+        lock: bool,
+        wants: &[String],
+    ) -> Result<(HostShell, HostFacts), Failure> {
         let limit = self.host.connect_timeout + Duration::from_secs(20);
         let work = async {
             let mut shell = HostShell::open(session, self.service).await?;
@@ -131,7 +278,8 @@ impl Task<'_> {
             if lock {
                 stage.call("lock", &[&self.controller.options.identity]);
             }
-            stage.call("observe", &[]);
+            let wants: Vec<&str> = wants.iter().map(String::as_str).collect();
+            stage.call("observe", &wants);
             shell.send(&stage).await?;
             let mut observation = Observation::default();
             loop {
@@ -167,13 +315,46 @@ impl Task<'_> {
             Verb::Remove | Verb::Status | Verb::Releases => Ok(planner::plan_remove(input)),
         };
         let mut plan = plan.map_err(Failure::plan)?;
+        if let Verb::Deploy { saved: Some(saved), .. } = verb {
+            self.as_saved(saved, &plan)?;
+        }
         if let Verb::Deploy { skip_health: true, .. } = verb {
             skip_health(&mut plan);
         }
         Ok(plan)
     }
 
-    async fn execute(&self, session: &Arc<dyn Session>, shell: HostShell, plan: HostPlan, verb: &Verb) -> HostReport {
+    /// What a new release needs of the host: the port of its health check, then libraries and interpreters.
+    fn wants(&self, verb: &Verb) -> Vec<String> {
+        let (Verb::Deploy { packages, .. } | Verb::Plan { packages }) = verb else { return Vec::new() };
+        let port = health::port(&self.service.deploy.health.probe).map(|p| p.to_string()).unwrap_or_default();
+        let needed = packages.iter().flat_map(|p| {
+            let requires = &p.metadata.requires;
+            requires.interpreter.iter().chain(&requires.sonames).cloned()
+        });
+        let needed: BTreeSet<String> = needed.collect();
+        std::iter::once(port).chain(needed).collect()
+    }
+
+    /// A plan that was kept is carried out as it is, or not at all.
+    fn as_saved(&self, saved: &planner::SavedPlan, plan: &HostPlan) -> Result<(), Failure> {
+        let here = saved.hosts.iter().find(|h| h.host == self.host.name && h.service == self.service.name);
+        let difference = match here {
+            None => Some("the plan says nothing about this host".to_owned()),
+            Some(here) => planner::difference(here, plan),
+        };
+        match difference {
+            None => Ok(()),
+            Some(why) => Err(Failure::new(Outcome::Refused, why).hint("make a new plan: `roadie plan --out FILE`")),
+        }
+    }
+
+    async fn execute(&self, held: Held, verb: &Verb) -> (HostReport, Before) {
+        let Held { session, shell, plan, trips_before, began } = held;
+        let shell = match shell.take().await {
+            Ok(shell) => shell,
+            Err(failure) => return (report_failure(&failure, "nothing was changed"), Before::Untouched),
+        };
         let package = match verb {
             Verb::Deploy { packages, .. } => packages.iter().find(|p| Some(&p.id) == plan.package.as_ref()),
             _ => None,
@@ -184,7 +365,15 @@ impl Task<'_> {
         report.last_output = run.take_last_output();
         report.sent_bytes = run.sent_bytes();
         run.close().await;
-        report
+        report.round_trips = session.round_trips().saturating_sub(trips_before);
+        report.ms = millis(began);
+        let before = match (&end, &plan.assumes.current) {
+            (RunEnd::Completed { .. }, Some(release)) => Before::Release(release.clone()),
+            (RunEnd::Completed { .. }, None) if plan.assumes.releases.is_empty() => Before::Nothing,
+            (RunEnd::Completed { .. }, None) => Before::NoneCurrent,
+            _ => Before::Untouched,
+        };
+        (report, before)
     }
 
     fn end_report(&self, verb: &Verb, plan: &HostPlan, end: &RunEnd) -> HostReport {
@@ -217,10 +406,13 @@ impl Task<'_> {
                 ));
                 report
             }
+            RunEnd::Superseded(failure) => report_failure(failure, "what this run had begun is settled by that one"),
             RunEnd::Unknown(failure) => {
                 let failure = Failure { outcome: Outcome::Unknown, ..failure.clone() };
-                let mut report =
-                    report_failure(&failure, "the outcome is unknown: the host finishes the stage it was in and stays there");
+                let mut report = report_failure(
+                    &failure,
+                    "the outcome is unknown: the host finishes the stage it was in, then goes back by itself unless it was confirmed",
+                );
                 report.hint = Some(format!(
                     "when it answers again: `roadie status {0} --host {1}`, then deploy again",
                     self.service.name, self.host.name

@@ -36,6 +36,12 @@ impl Failure {
         Self { lost: true, causes: vec![reason], ..Self::new(Outcome::Unreachable, "contact was lost") }
     }
 
+    /// Another run took the lock and began while we were away.
+    pub fn superseded(epoch: u64) -> Self {
+        Self::new(Outcome::Locked, format!("contact was lost, and run {epoch} has taken over since"))
+            .hint("`roadie status` shows what it made of it")
+    }
+
     /// From the transport.
     #[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
     pub fn transport(error: TransportError) -> Self {
@@ -110,7 +116,7 @@ impl Failure {
     pub fn host(kind: &str, text: &str) -> Self {
         match kind {
             "locked" => Self::new(Outcome::Locked, format!("another run holds the lock: {text}"))
-                .hint("wait for it, then try again; the lock frees itself when that run ends"),
+                .hint("it frees itself when that run ends; `--lock-wait 15m` waits for that"),
             "unwritable" => {
                 Self::new(Outcome::Refused, text.to_owned()).hint("log in as a user who may write there, or set `scope: user`")
             }

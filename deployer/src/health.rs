@@ -57,6 +57,19 @@ pub async fn wait(session: &Arc<dyn Session>, health: &Health) -> Result<(), Str
     }
 }
 
+/// The port of the host itself that this probe asks.
+pub fn port(probe: &Probe) -> Option<u16> {
+    match probe {
+        Probe::Tcp(port) => Some(*port),
+        Probe::Http(url) => {
+            let uri: Uri = url.parse().ok()?;
+            let here = matches!(uri.host(), Some("127.0.0.1" | "localhost" | "[::1]"));
+            here.then(|| uri.port_u16().unwrap_or(80))
+        }
+        Probe::Exec(_) | Probe::Notify | Probe::StaysUp => None,
+    }
+}
+
 async fn probe(session: &Arc<dyn Session>, probe: &Probe) -> Result<(), String> {
     match probe {
         Probe::Tcp(port) => session.forward("127.0.0.1", *port).await.map(drop).map_err(|e| explain(&e)),

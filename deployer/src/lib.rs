@@ -17,6 +17,6 @@ mod run;
 mod shell;
 
 pub use connect::{Connector, SshConnector};
-pub use controller::{Cancel, Controller, EventSink, Options};
+pub use controller::{Cancel, Controller, EventSink, Options, Rollout};
 pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
 pub use request::{Group, TaskReport, Verb};

@@ -1,7 +1,7 @@
 //! From `fact` lines to [`HostFacts`]: total, so that a strange host gives missing facts and never a panic.
 
 use base64::Engine as _;
-use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
+use roadie_model::facts::{GuardFacts, HostFacts, Listener, ReleaseFacts, ReleaseState, ServiceState, Settled};
 use roadie_model::id::{PackageId, ReleaseId};
 
 /// Collects fact lines.
@@ -36,14 +36,27 @@ impl Observation {
             "missing" => facts.missing_tools.push(value.to_owned()),
             "space" => facts.free_bytes = column(value, 3).unwrap_or(0) * 1024,
             "inodes" => facts.free_inodes = column(value, 3).filter(|_| column(value, 1).is_some_and(|total| total > 0)),
-            "epoch" => facts.epoch = value.parse().unwrap_or(0),
+            "page_size" => facts.page_size = value.parse().unwrap_or(0),
+            "lacks" => facts.lacks.push(value.to_owned()),
+            "mount" => {
+                let (point, flags) = value.split_once(' ').unwrap_or((value, ""));
+                facts.mount = point.to_owned();
+                facts.mount_flags = flags.split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect();
+            }
+            "loose" => facts.loose.push(value.to_owned()),
+            "listener" => facts.listener = listener(value),
+            "epoch" => {
+                let (number, tag) = value.split_once(' ').unwrap_or((value, ""));
+                (facts.epoch, facts.epoch_tag) = (number.parse().unwrap_or(0), tag.to_owned());
+            }
             "current" => facts.current = ReleaseId::new(value).ok(),
             "unit" => facts.unit_text = decode(value),
             "config" => facts.config_text = decode(value),
             "release" => facts.releases.extend(release(value)),
             "installed_unit" => facts.unit_sha256 = Some(value.to_owned()),
             "setup" => facts.setup_digest = Some(value.to_owned()),
-            "guard" => facts.unconfirmed = true,
+            "guard" => facts.guard = Some(guard(value)),
+            "settled" => facts.settled = settled(value),
             "unit_state" => self.unit_state(value),
             "uptime" => self.unit.uptime_s = value.parse().unwrap_or(0.0),
             "simple_state" => self.simple_state(value),
@@ -140,6 +153,27 @@ fn column(line: &str, index: usize) -> Option<u64> {
 fn decode(base64: &str) -> Option<String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(base64).ok()?;
     String::from_utf8(bytes).ok()
+}
+
+/// `PORT PID NAME`
+fn listener(line: &str) -> Option<Listener> {
+    let mut words = line.splitn(3, ' ');
+    let port = words.next()?.parse().ok()?;
+    let pid = words.next().and_then(|pid| pid.parse().ok());
+    Some(Listener { port, pid, name: words.next().unwrap_or_default().trim().to_owned() })
+}
+
+/// `BACK-TO EPOCH ...`. One that cannot be read is armed all the same.
+fn guard(line: &str) -> GuardFacts {
+    let mut words = line.split(' ');
+    let back_to = words.next().and_then(|id| ReleaseId::new(id).ok());
+    GuardFacts { back_to, epoch: words.next().and_then(|n| n.parse().ok()).unwrap_or(0) }
+}
+
+/// `EPOCH TEXT...`
+fn settled(line: &str) -> Option<Settled> {
+    let (epoch, text) = line.split_once(' ')?;
+    Some(Settled { epoch: epoch.parse().ok()?, text: text.to_owned() })
 }
 
 /// `ID COMPLETE HEALTH STATE PACKAGE EPOCH AT VERSION`

@@ -4,6 +4,8 @@ use roadie_model::definition::{Host, Service};
 use roadie_model::event::HostReport;
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::package::Package;
+use roadie_planner::SavedPlan;
+use std::sync::Arc;
 
 /// What is to be done with a service on a host.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub enum Verb {
         packages: Vec<Package>,
         /// Switch without waiting for health.
         skip_health: bool,
+        /// Only if it comes to exactly this plan; otherwise the host is refused.
+        saved: Option<Arc<SavedPlan>>,
     },
     /// Says what [`Verb::Deploy`] would do; reads only.
     Plan {

@@ -3,7 +3,7 @@
 use crate::engine::{PlannedPackage, Task};
 use crate::failure::Failure;
 use crate::health;
-use crate::shell::{Frame, HOST_SCRIPT, HostShell, Stage, one_shot};
+use crate::shell::{Frame, HostShell, Stage, one_shot};
 use bytes::Bytes;
 use roadie_model::definition::{Health, Lifecycle, Probe};
 use roadie_model::event::EventKind;
@@ -35,6 +35,8 @@ pub enum RunEnd {
         /// The failure of the way back.
         undo: Failure,
     },
+    /// Another run has taken over while contact was lost.
+    Superseded(Failure),
     /// Contact was lost for good with changes under way.
     Unknown(Failure),
 }
@@ -43,6 +45,16 @@ pub enum RunEnd {
 struct StepFailure {
     id: StepId,
     failure: Failure,
+}
+
+/// What the host turned out to have done while contact was lost.
+enum Found {
+    /// All of it, the commit included.
+    Finished,
+    /// Its guard took the way back; undoing again makes sure of it.
+    WentBack(String),
+    /// Another run, with this epoch, has taken over: nothing there is ours to undo.
+    Superseded(u64),
 }
 
 /// Lines of output kept for the report.
@@ -154,7 +166,7 @@ impl<'a> Run<'a> {
         self.begin(step.id);
         let result = match &step.action {
             Action::Upload { bytes, .. } => self.upload(step.id, *bytes).await,
-            Action::CheckHealth { health } => self.probe(step.id, health).await,
+            Action::CheckHealth { health } => self.check(step.id, health).await,
             _ => Ok(()),
         };
         match result {
@@ -178,6 +190,7 @@ impl<'a> Run<'a> {
         let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
         tokio::select! {
             result = self.session.upload(&package.archive, &remote, &progress) => result.map_err(Failure::transport)?,
+            failure = self.shell.beats() => return Err(failure),
             () = self.task.controller.cancel.reached(1) => {
                 return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
             }
@@ -186,11 +199,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn probe(&mut self, id: StepId, health: &Health) -> Result<(), Failure> {
+    async fn check(&mut self, id: StepId, health: &Health) -> Result<(), Failure> {
         let cancel = self.task.controller.cancel.clone();
         let level = if self.undoing { 2 } else { 1 };
         let result = tokio::select! {
             result = health::wait(&self.session, health) => result,
+            failure = self.shell.beats() => return Err(failure),
             () = cancel.reached(level) => return Err(Failure::new(Outcome::Interrupted, "interrupted during the health check")),
         };
         let Err(reason) = result else { return Ok(()) };
@@ -272,9 +286,6 @@ impl<'a> Run<'a> {
         }
         self.began_run = true;
         stage.step(0, "begin_run", &[&self.task.controller.options.identity]);
-        if self.plan.lifecycle == Lifecycle::Simple {
-            stage.step(0, "keep_script", &[HOST_SCRIPT]);
-        }
     }
 
     async fn read_frames(&mut self) -> Result<(), StepFailure> {
@@ -350,7 +361,14 @@ impl<'a> Run<'a> {
             }
             match self.find_again().await {
                 Ok(None) => {}
-                Ok(Some(end)) => return end,
+                Ok(Some(Found::Finished)) => {
+                    let warning = "contact was lost in between; the host finished by itself";
+                    return RunEnd::Completed { warning: Some(warning.into()) };
+                }
+                Ok(Some(Found::Superseded(epoch))) => return RunEnd::Superseded(Failure::superseded(epoch)),
+                Ok(Some(Found::WentBack(how))) => {
+                    failure.causes.push(format!("the host did not wait: {how}"));
+                }
                 Err(_) if !self.changed_service() && !self.switch_was_sent() => {
                     return RunEnd::Unchanged(failure);
                 }
@@ -422,7 +440,7 @@ impl<'a> Run<'a> {
             if let Action::Restore { health, .. } = step {
                 self.send_and_read(&std::mem::take(&mut stage), id).await.map_err(|f| f.failure)?;
                 if health::is_remote(&health.probe) {
-                    self.probe(id, health).await?;
+                    self.check(id, health).await?;
                 }
                 stage.step(id, "stays_up_as", &[&self.invocation, &tenths(health.stable_for)]);
                 stage.step(id, "disarm_guard", &[]);
@@ -431,8 +449,8 @@ impl<'a> Run<'a> {
         self.send_and_read(&stage, 0).await.map_err(|f| f.failure)
     }
 
-    /// Seeks contact again and reads what is true. `Ok(None)`: undo it; `Ok(Some)`: that is how it ended.
-    async fn find_again(&mut self) -> Result<Option<RunEnd>, Failure> {
+    /// Seeks contact again and reads what is true. `Ok(None)`: it is as we left it.
+    async fn find_again(&mut self) -> Result<Option<Found>, Failure> {
         self.task.warn("contact was lost; looking for the host again");
         let mut last = Failure::lost("the host did not answer again".into());
         for attempt in 0..RECONNECTS {
@@ -445,17 +463,22 @@ impl<'a> Run<'a> {
         Err(last)
     }
 
-    async fn look_again(&mut self) -> Result<Option<RunEnd>, Failure> {
+    async fn look_again(&mut self) -> Result<Option<Found>, Failure> {
         self.session = self.task.controller.reconnect(self.task.host).await?;
         // While the stage that lost us still runs, it holds the lock: that is an error here, and the next attempt's turn.
-        let (shell, facts) = self.task.observe(&self.session, true).await?;
-        self.shell = shell;
+        let (shell, facts) = self.task.observe(&self.session, true, &[]).await?;
+        let before = std::mem::replace(&mut self.shell, shell);
+        let began = facts.epoch_tag == before.tag();
+        if !began && facts.epoch > self.plan.assumes.epoch {
+            return Ok(Some(Found::Superseded(facts.epoch)));
+        }
         self.began_run = false;
-        let new = facts.current.is_some() && facts.current == self.plan.release && !facts.unconfirmed;
+        if let Some(settled) = facts.settled.as_ref().filter(|s| began && s.epoch == facts.epoch) {
+            return Ok(Some(Found::WentBack(settled.text.clone())));
+        }
+        let new = facts.current.is_some() && facts.current == self.plan.release && !facts.unconfirmed();
         if new && facts.current != self.plan.assumes.current {
-            return Ok(Some(RunEnd::Completed {
-                warning: Some("contact was lost in between; the host finished by itself".into()),
-            }));
+            return Ok(Some(Found::Finished));
         }
         Ok(None)
     }
@@ -477,9 +500,10 @@ impl<'a> Run<'a> {
             Action::RunSetup { release, digest, timeout_s } => {
                 stage.step(id, "setup", &[release.as_str(), digest, &timeout_s.to_string()]);
             }
-            Action::ArmGuard { back_to, deadline_s } => {
+            Action::ArmGuard { back_to, to, runs, deadline_s, grace_s } => {
                 let back = back_to.as_ref().map_or("none", |r| r.as_str());
-                stage.step(id, "arm_guard", &[back, &deadline_s.to_string()]);
+                let (runs, deadline, grace) = (u8::from(*runs).to_string(), deadline_s.to_string(), grace_s.to_string());
+                stage.step(id, "arm_guard", &[back, to.as_str(), &runs, &deadline, &grace]);
             }
             Action::DisarmGuard => stage.step(id, "disarm_guard", &[]),
             Action::InstallUnit { release } => stage.step(id, "install_unit", &[release.as_str()]),

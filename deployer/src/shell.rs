@@ -9,10 +9,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// The only code that changes a host.
-pub const HOST_SCRIPT: &str = include_str!("../../templates/host.sh");
+const HOST_SCRIPT: &str = include_str!("../../templates/host.sh");
 
 /// Lines longer than this are cut: a host must not fill our memory.
 const MAX_LINE: usize = 64 << 10;
+/// Pause between two signs of life; the host ends a silent shell after 12 s.
+pub const BEAT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Untagged output kept for error messages.
 const MAX_NOISE: usize = 8 << 10;
 
@@ -55,14 +57,15 @@ impl HostShell {
     }
 
     fn preamble(&self, service: &Service) -> String {
-        // The braces make sh read all of it before it runs any: a cut connection leaves nothing half-defined.
+        // One word: a cut connection leaves nothing half-defined, and the text is at hand to be kept on the host.
         format!(
-            "LOGIN_HOME=$1\nBASE={}\nR={} NAME={} SCOPE={} LIFE={}\n{{\n{HOST_SCRIPT}\n}}\n",
+            "LOGIN_HOME=$1\nBASE={}\nR={} NAME={} SCOPE={} LIFE={}\nSCRIPT={}\neval \"$SCRIPT\"\n",
             quote(""),
             quote(&self.tag),
             quote(service.name.as_str()),
             if is_system(service) { "system" } else { "user" },
             lifecycle_word(service.deploy.lifecycle),
+            quote(HOST_SCRIPT.trim_end()),
         )
     }
 
@@ -76,14 +79,30 @@ impl HostShell {
 
     /// Sends one stage. Its frames follow until [`Frame::End`].
     pub async fn send(&mut self, stage: &Stage) -> Result<(), Failure> {
-        self.write(format!("{{\nstopped=\n{}\nsay end\n}} </dev/null 2>&1\n", stage.text)).await
+        self.write(format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n}} </dev/null 2>&1\n", stage.text)).await
     }
 
     /// Sends the last stage: when all of it goes well the shell leaves behind it, which saves the round trip of asking it to.
     pub async fn send_last(&mut self, stage: &Stage) -> Result<(), Failure> {
         self.leaving = true;
-        let text = format!("{{\nstopped=\n{}\nsay end\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1\n", stage.text);
+        let text =
+            format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1\n", stage.text);
         self.write(text).await
+    }
+
+    /// Says now and then that we are there, for as long as this is polled: a shell that hears nothing is ended by its host.
+    pub async fn beats(&mut self) -> Failure {
+        loop {
+            tokio::time::sleep(BEAT).await;
+            if let Err(failure) = self.beat().await {
+                return failure;
+            }
+        }
+    }
+
+    /// Says once that we are there.
+    pub async fn beat(&mut self) -> Result<(), Failure> {
+        self.write("beat\n".into()).await
     }
 
     /// Sends a script that prints raw lines instead of frames and reads standard input itself.
@@ -139,6 +158,11 @@ impl HostShell {
             None | Some(Exit::Status(0)) => None,
             Some(_) => Some(self.ended()),
         }
+    }
+
+    /// What its lines are marked with, and its runs.
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// Closes standard input: the shell leaves, and its lock is free. Waits for its end.

@@ -211,10 +211,16 @@ pub struct Deploy {
     pub unit: Option<PathBuf>,
     /// When it counts as healthy.
     pub health: Health,
+    /// How long a host waits for a controller that went away with a deployment unconfirmed, before it goes back by itself.
+    pub guard_grace: Duration,
     /// How many releases stay on the host, the current one included; at least 2.
     pub keep_releases: u32,
     /// In what order hosts are taken.
     pub strategy: Strategy,
+    /// Hosts that may fail before no more are begun.
+    pub max_failures: u32,
+    /// What becomes of the hosts that are on the new release when more than that failed.
+    pub on_failure: OnFailure,
 }
 
 /// Who keeps the process alive.
@@ -257,6 +263,16 @@ pub enum Strategy {
     Rolling,
     /// One first; the others when it is healthy.
     Canary,
+}
+
+/// What becomes of the hosts that took a new release when too many others failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// They stay on it: the fleet is mixed, and that is said.
+    Hold,
+    /// They go back to the release that they were on.
+    RollbackAll,
 }
 
 /// When a service counts as healthy.

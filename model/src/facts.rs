@@ -21,12 +21,27 @@ pub struct HostFacts {
     pub systemd: Option<u32>,
     /// Tools of the host script that are missing.
     pub missing_tools: Vec<String>,
+    /// Size of a memory page, bytes; 0 when the host does not say.
+    pub page_size: u64,
+    /// Shared libraries and program interpreters that were asked for and are not there.
+    pub lacks: Vec<String>,
+    /// Where the file system that holds the releases is mounted.
+    pub mount: String,
+    /// Its mount options.
+    pub mount_flags: Vec<String>,
+    /// Folders above the service's that others than root may write: `PATH everybody`, `PATH group N`, `PATH user N`.
+    pub loose: Vec<String>,
+    /// Who else listens on the port that the health check asks.
+    pub listener: Option<Listener>,
     /// Free bytes for this user on the file system that holds the releases.
     pub free_bytes: u64,
     /// Free inodes there; `None` where the file system does not count them.
     pub free_inodes: Option<u64>,
     /// Number of the last locked run on this host and service; only grows.
     pub epoch: u64,
+    /// Tag of the session that ran then: tells our own run from another one with the same number.
+    #[serde(skip)]
+    pub epoch_tag: String,
     /// The release that `current` points to.
     pub current: Option<ReleaseId>,
     /// Every release with a record, newest first by epoch.
@@ -41,11 +56,47 @@ pub struct HostFacts {
     pub service: ServiceFacts,
     /// Digest of the setup that last succeeded here.
     pub setup_digest: Option<String>,
-    /// True when a guard is armed: an earlier run switched and never confirmed.
-    pub unconfirmed: bool,
+    /// The armed guard: an earlier run switched, or was about to, and never confirmed.
+    pub guard: Option<GuardFacts>,
+    /// What the guard last did by itself, in words; gone with the next deployment.
+    pub settled: Option<Settled>,
+}
+
+/// A process that listens on a port and is not the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The port.
+    pub port: u16,
+    /// Its process id, when it can be seen.
+    pub pid: Option<u32>,
+    /// Its name, or empty.
+    pub name: String,
+}
+
+/// A way back that is on a host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardFacts {
+    /// The release that it leads to; `None`: there was none.
+    pub back_to: Option<ReleaseId>,
+    /// Epoch of the run that armed it.
+    pub epoch: u64,
+}
+
+/// What a host did without us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Epoch of the run that never confirmed.
+    pub epoch: u64,
+    /// When and what: `2026-01-31T12:00:00Z went back to release ...`.
+    pub text: String,
 }
 
 impl HostFacts {
+    /// Whether an earlier run switched, or was about to, and never confirmed.
+    pub fn unconfirmed(&self) -> bool {
+        self.guard.is_some()
+    }
+
     /// The record of release `id`.
     pub fn release(&self, id: &ReleaseId) -> Option<&ReleaseFacts> {
         self.releases.iter().find(|r| &r.id == id)

@@ -63,6 +63,11 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What a package needs of a host, read from the ELF files in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Requires {
@@ -81,4 +86,7 @@ pub struct Requires {
     /// Shared libraries (`DT_NEEDED`), sorted.
     #[serde(default)]
     pub sonames: Vec<String>,
+    /// Alignment of the loaded segments, bytes: pages of the host must not be larger. 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub page_align: u64,
 }

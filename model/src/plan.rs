@@ -79,8 +79,14 @@ pub enum Action {
     ArmGuard {
         /// The release to return to.
         back_to: Option<ReleaseId>,
+        /// The release that has to be confirmed.
+        to: ReleaseId,
+        /// Whether the service ran before, and so will run again.
+        runs: bool,
         /// Seconds until the run must be confirmed.
         deadline_s: u64,
+        /// Seconds that the host waits for a controller that went away, before it goes back by itself.
+        grace_s: u64,
     },
     /// Takes the guard away without confirming.
     DisarmGuard,
@@ -164,9 +170,11 @@ impl fmt::Display for Action {
                 write!(f, "verify and seal release {}", release.short())
             }
             Action::RunSetup { timeout_s, .. } => write!(f, "run setup (at most {timeout_s} s)"),
-            Action::ArmGuard { back_to: Some(r), .. } => write!(f, "note the way back: release {}", r.short()),
-            Action::ArmGuard { back_to: None, .. } => f.write_str("note the way back: no release"),
-            Action::DisarmGuard => f.write_str("remove the note of the way back"),
+            Action::ArmGuard { back_to: Some(r), .. } => {
+                write!(f, "arm the guard: back to release {} unless confirmed", r.short())
+            }
+            Action::ArmGuard { back_to: None, .. } => f.write_str("arm the guard: back to no release unless confirmed"),
+            Action::DisarmGuard => f.write_str("disarm the guard"),
             Action::InstallUnit { release } => {
                 write!(f, "install the unit of release {}", release.short())
             }

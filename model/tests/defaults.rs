@@ -1,6 +1,6 @@
 //! What a definition says when its file says little, and how the reference tells it.
 
-use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, Probe, RuntimeKind};
+use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, RuntimeKind};
 use roadie_model::definition::{Scope, Service, SetupRun, Strategy};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::parse::{Inputs, KEYS, SourceFile, parse};
@@ -55,11 +55,14 @@ fn least() -> Service {
         setup: None,
         setup_commands: Vec::new(),
         setup_timeout: Duration::from_secs(300),
+        guard_grace: Duration::from_secs(30),
         setup_run: SetupRun::Changed,
         unit: None,
         health,
         keep_releases: 5,
         strategy: Strategy::All,
+        max_failures: 0,
+        on_failure: OnFailure::Hold,
     };
     Service {
         name: ServiceName::new("a").expect("valid"),

@@ -99,6 +99,10 @@ fn read<E: FileHeader<Endian = Endianness>>(path: &str, data: &[u8], target: &Ta
     }
     let mut requires = Requires { arch: target.arch().to_owned(), libc: "static".into(), ..Requires::default() };
     for segment in header.program_headers(endian, data).map_err(damaged)? {
+        if segment.p_type(endian) == elf::PT_LOAD {
+            let align: u64 = segment.p_align(endian).into();
+            requires.page_align = if requires.page_align == 0 { align } else { requires.page_align.min(align) };
+        }
         if let Some(interpreter) = segment.interpreter(endian, data).map_err(damaged)? {
             requires.interpreter = Some(String::from_utf8_lossy(interpreter).into_owned());
         }

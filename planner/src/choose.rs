@@ -66,6 +66,24 @@ fn fits(package: &Package, facts: &HostFacts) -> Result<(), (u8, Refusal)> {
             ));
         }
     }
+    if requires.page_align > 0 && facts.page_size > requires.page_align {
+        let problem =
+            format!("its segments are aligned to {} bytes, the host's pages have {}", requires.page_align, facts.page_size);
+        return Err((2, Refusal { problem, hint: "link it with `-C link-arg=-zmax-page-size=65536`".into() }));
+    }
+    let lacks = |name: &String| facts.lacks.contains(name);
+    if let Some(interpreter) = requires.interpreter.as_ref().filter(|i| lacks(i)) {
+        let problem = format!("the program interpreter {interpreter} is not there");
+        return Err((2, Refusal { problem, hint: format!("build for {}-unknown-linux-musl", target.arch()) }));
+    }
+    let missing: Vec<&str> = requires.sonames.iter().filter(|s| lacks(s)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        let problem = format!("it needs the shared libraries {}, which are not there", missing.join(", "));
+        return Err((
+            2,
+            Refusal { problem, hint: "install them there (in `setup_commands` is too late), or link statically".into() },
+        ));
+    }
     Ok(())
 }
 

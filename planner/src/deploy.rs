@@ -2,7 +2,7 @@
 
 use crate::choose::choose_package;
 use crate::render::{RenderError, render};
-use roadie_model::definition::{Health, Host, Lifecycle, Probe, Scope, Service, SetupRun};
+use roadie_model::definition::{Deploy, Health, Host, Lifecycle, Probe, Scope, Service, SetupRun};
 use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::package::Package;
@@ -37,6 +37,9 @@ pub enum PlanError {
         problem: String,
     },
 }
+
+/// Seconds that the guard allows for stopping the old start and making the new one: systemd's own defaults are 90 and 90.
+const START_STOP_S: u64 = 180;
 
 fn refused(problem: impl Into<String>, hint: impl Into<String>) -> PlanError {
     PlanError::Refused(Refusal { problem: problem.into(), hint: hint.into() })
@@ -98,7 +101,7 @@ fn empty_plan(input: Input<'_>, release: &ReleaseId, package: &Package) -> HostP
 /// The same release is current, proven, complete, and runs; no earlier run was left unconfirmed.
 fn is_as_wanted(facts: &HostFacts, release: &ReleaseId) -> bool {
     facts.current.as_ref() == Some(release)
-        && !facts.unconfirmed
+        && !facts.unconfirmed()
         && facts.service.state == ServiceState::Running
         && facts.release(release).is_some_and(|r| r.state == ReleaseState::Proven && r.complete)
 }
@@ -122,7 +125,46 @@ fn check_host(input: Input<'_>, package: &Package) -> Result<(), PlanError> {
             Some(_) => {}
         }
     }
+    check_place(facts)?;
+    check_listener(facts)?;
     check_space(facts, package)
+}
+
+/// The file system and the folders that the releases will be in.
+fn check_place(facts: &HostFacts) -> Result<(), PlanError> {
+    let (mount, has) = (&facts.mount, |flag: &str| facts.mount_flags.iter().any(|f| f == flag));
+    if has("ro") {
+        return Err(refused(
+            format!("{mount}, which holds {}, is mounted read-only", facts.root),
+            format!("mount -o remount,rw {mount}"),
+        ));
+    }
+    if has("noexec") {
+        let problem = format!("{mount}, which holds {}, is mounted noexec: nothing there can be started", facts.root);
+        return Err(refused(problem, format!("mount -o remount,exec {mount}")));
+    }
+    let Some(loose) = facts.loose.first() else { return Ok(()) };
+    let (folder, who) = loose.split_once(' ').unwrap_or((loose, "others"));
+    let hint = match who {
+        "everybody" => format!("chmod o-w {folder}"),
+        who if who.starts_with("group") => format!("chmod g-w {folder}"),
+        _ => format!("chown root {folder}"),
+    };
+    Err(refused(format!("{folder} may be written by {who}, who could replace what runs as root"), hint))
+}
+
+/// On a first deployment nobody else may hold the port that tells whether the service is healthy.
+fn check_listener(facts: &HostFacts) -> Result<(), PlanError> {
+    let Some(listener) = facts.listener.as_ref().filter(|_| facts.current.is_none()) else { return Ok(()) };
+    let owner = match (listener.pid, listener.name.as_str()) {
+        (Some(pid), "") => format!("process {pid}"),
+        (Some(pid), name) => format!("`{name}` (process {pid})"),
+        (None, _) => "a process that cannot be seen from here".to_owned(),
+    };
+    Err(refused(
+        format!("port {} is taken by {owner}: the health check would ask that one", listener.port),
+        "stop it, or give the service another port",
+    ))
 }
 
 /// Room for the archive, the unpacked files twice, and 64 MiB that the host needs to stay alive.
@@ -145,17 +187,19 @@ fn check_space(facts: &HostFacts, package: &Package) -> Result<(), PlanError> {
 
 /// The proven release that a failure leads back to.
 fn way_back(facts: &HostFacts) -> Option<&ReleaseFacts> {
-    let current = facts.current.as_ref().and_then(|id| facts.release(id));
-    match current {
-        Some(r) if r.state == ReleaseState::Proven && r.complete && !facts.unconfirmed => Some(r),
-        _ => facts.previous(),
-    }
+    let good = |id: &ReleaseId| facts.release(id).filter(|r| r.state == ReleaseState::Proven && r.complete);
+    // An armed guard knows better than `current`, which it has not settled yet.
+    let first = match &facts.guard {
+        Some(guard) => guard.back_to.as_ref(),
+        None => facts.current.as_ref(),
+    };
+    first.and_then(good).or_else(|| facts.previous())
 }
 
 fn deploy_steps(input: Input<'_>, package: &Package, release: &ReleaseId) -> Vec<Step> {
     let mut steps = Steps::default();
     prepare(&mut steps, input, package, release);
-    switch(&mut steps, input.facts, release, &input.service.deploy.health);
+    switch(&mut steps, input.facts, release, &input.service.deploy, &input.service.deploy.health);
     let keep = usize::try_from(input.service.deploy.keep_releases).unwrap_or(usize::MAX);
     let remove = beyond(input.facts, release, keep);
     if !remove.is_empty() {
@@ -213,18 +257,20 @@ fn setup_digest(service: &Service, package: &Package, facts: &HostFacts) -> Opti
 
 /// From the first change of what is in service to the commit. Undone newest first: stop the new one, flip back, put the old
 /// unit back, start the old one.
-fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, health: &Health) {
+fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, deploy: &Deploy, health: &Health) {
     let old = way_back(facts);
     let old_id = old.map(|r| r.id.clone());
-    let runs = matches!(facts.service.state, ServiceState::Running | ServiceState::Changing) || facts.unconfirmed;
+    let runs = matches!(facts.service.state, ServiceState::Running | ServiceState::Changing) || facts.unconfirmed();
     let restore = match old {
         Some(r) if runs => {
             by(Action::Restore { release: r.id.clone(), health: r.health.clone().unwrap_or_else(|| health.clone()) })
         }
         _ => by(Action::DisarmGuard),
     };
-    let deadline_s = health.timeout.as_secs() + health.stable_for.as_secs() + 60;
-    steps.push(Stage::Switch, Action::ArmGuard { back_to: old_id.clone(), deadline_s }, restore);
+    let deadline_s = health.timeout.as_secs() + health.stable_for.as_secs() + START_STOP_S;
+    let grace_s = deploy.guard_grace.as_secs().max(1);
+    let arm = Action::ArmGuard { back_to: old_id.clone(), to: to.clone(), runs: runs && old.is_some(), deadline_s, grace_s };
+    steps.push(Stage::Switch, arm, restore);
     let failed = by(Action::Record { release: to.clone(), state: ReleaseState::Failed });
     if old_id.as_ref() == Some(to) {
         // The same release again (it was stopped): a failed start does not make it a bad release.
@@ -279,7 +325,7 @@ pub fn plan_rollback(input: Input<'_>, to: Option<&str>) -> Result<HostPlan, Pla
     steps.push(Stage::Prepare, seal, Undo::Nothing);
     let mut facts = input.facts.clone();
     facts.releases.retain(|r| r.id != target.id);
-    switch(&mut steps, &facts, &target.id, &health);
+    switch(&mut steps, &facts, &target.id, &input.service.deploy, &health);
     Ok(HostPlan {
         host: input.host.name.clone(),
         service: input.service.name.clone(),

@@ -7,8 +7,10 @@ mod choose;
 mod deploy;
 mod operate;
 mod render;
+mod saved;
 
 pub use choose::choose_package;
 pub use deploy::{Input, PlanError, plan_deploy, plan_rollback};
 pub use operate::{plan_cleanup, plan_remove, plan_restart, plan_start, plan_stop};
 pub use render::{RenderError, render, service_root};
+pub use saved::{Assumed, FORMAT as PLAN_FORMAT, SavedHost, SavedPlan, difference, save};

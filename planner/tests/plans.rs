@@ -3,7 +3,7 @@
 //! `plans.txt` holds the cases; `BLESS=1` writes down what is planned: read the difference before you keep it.
 
 use roadie_model::definition::{Definition, Service};
-use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
+use roadie_model::facts::{GuardFacts, HostFacts, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::package::{FileEntry, Metadata, Package, Requires};
 use roadie_model::parse::{Inputs, SourceFile, parse};
@@ -147,7 +147,8 @@ fn cases() -> String {
     case("deploy what is there but stopped", deploy(&stopped, &plain));
     let mut unconfirmed = running_host(&old);
     unconfirmed.releases[0].state = ReleaseState::Active;
-    unconfirmed.unconfirmed = true;
+    let back_to = unconfirmed.releases.get(1).map(|r| r.id.clone());
+    unconfirmed.guard = Some(GuardFacts { back_to, epoch: 2 });
     case("deploy over a release that was never confirmed", deploy(&unconfirmed, &plain));
     let mut same_package = running_host(&[]);
     same_package.releases[0].package = plain.id.clone();

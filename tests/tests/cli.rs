@@ -185,10 +185,10 @@ fn services_wait_for_those_they_depend_on() {
     let order: Vec<String> = good
         .json()
         .iter()
-        .filter(|e| e["event"] == "connecting" || e["event"] == "finished")
+        .filter(|e| e["event"] == "finished" || (e["event"] == "step_started" && e["step"] == 1))
         .map(|e| format!("{} {}", e["service"].as_str().unwrap_or_default(), e["event"].as_str().unwrap_or_default()))
         .collect();
-    assert_eq!(order, ["db connecting", "db finished", "api connecting", "api finished"]);
+    assert_eq!(order, ["db step_started", "db finished", "api step_started", "api finished"]);
     project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
 }
 

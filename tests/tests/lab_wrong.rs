@@ -239,16 +239,13 @@ fn one_bad_host_among_good_ones() {
     );
     project.write("roadie.yaml", &text);
     hosts[1].lab("cut", &[]);
-    let run = project.roadie(&["deploy", "--json"]).exits(11);
+    let run = project.roadie(&["deploy", "--json", "--skip-unreachable"]).exits(11);
     let reports = run.summary()["hosts"].clone();
     assert_eq!(
         (reports[0]["outcome"].as_str(), reports[1]["outcome"].as_str(), reports[2]["outcome"].as_str()),
         (Some("done"), Some("unreachable"), Some("done"))
     );
     project.roadie(&["status"]).exits(4).says("took longer than 3 s").says("running");
-    // One after the other: the dead one stops the rollout, and those behind it are not begun.
-    project.write("roadie.yaml", &text.replace("    deploy:\n", "    deploy:\n      strategy: rolling\n"));
-    project.run_with(&["deploy"], &[("V", "2")]).exits(11).says("not begun: the rollout stopped at `h2`");
     hosts[1].lab("heal", &[]);
     project.run_with(&["deploy"], &[("V", "2")]).exits(0);
     // Selection by name, tag and wildcard; what matches nothing is said.

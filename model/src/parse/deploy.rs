@@ -4,7 +4,7 @@ use super::decode::Fields;
 use super::keys::{DEPLOY, HEALTH};
 use super::problems::Problems;
 use super::tree::{Node, Place, printable};
-use crate::definition::{Deploy, Health, Lifecycle, Probe, RuntimeKind, Scope, SetupRun, Strategy};
+use crate::definition::{Deploy, Health, Lifecycle, OnFailure, Probe, RuntimeKind, Scope, SetupRun, Strategy};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ const LIFECYCLES: [(&str, Lifecycle); 2] = [("systemd", Lifecycle::Systemd), ("s
 const SCOPES: [(&str, Scope); 2] = [("system", Scope::System), ("user", Scope::User)];
 const SETUP_RUNS: [(&str, SetupRun); 2] = [("changed", SetupRun::Changed), ("always", SetupRun::Always)];
 const STRATEGIES: [(&str, Strategy); 3] = [("all", Strategy::All), ("rolling", Strategy::Rolling), ("canary", Strategy::Canary)];
+
+const ON_FAILURE: [(&str, OnFailure); 2] = [("hold", OnFailure::Hold), ("rollback_all", OnFailure::RollbackAll)];
 
 pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problems: &mut Problems) -> Deploy {
     let opened = node.and_then(|n| Fields::open(n, "`deploy`", DEPLOY, problems));
@@ -29,8 +31,11 @@ pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problem
         setup_run: fields.choice("setup_run", &SETUP_RUNS, problems).ok().flatten().unwrap_or(SetupRun::Changed),
         unit: fields.path("unit", problems),
         health: health(fields.get("health"), problems),
+        guard_grace: fields.duration("guard_grace", Duration::from_secs(1), problems).unwrap_or(Duration::from_secs(30)),
         keep_releases: fields.number("keep_releases", 2, 1000, problems).unwrap_or(5),
         strategy: fields.choice("strategy", &STRATEGIES, problems).ok().flatten().unwrap_or(Strategy::All),
+        max_failures: fields.number("max_failures", 0, 10_000, problems).unwrap_or(0),
+        on_failure: fields.choice("on_failure", &ON_FAILURE, problems).ok().flatten().unwrap_or(OnFailure::Hold),
     }
 }
 

@@ -48,10 +48,13 @@ pub const DEPLOY: &[&str] = &[
     "setup",
     "setup_commands",
     "setup_timeout",
+    "guard_grace",
     "setup_run",
     "unit",
     "health",
     "keep_releases",
     "strategy",
+    "max_failures",
+    "on_failure",
 ];
 pub const HEALTH: &[&str] = &["http", "tcp", "exec", "notify", "interval", "timeout", "good", "stable_for"];
