@@ -31,16 +31,16 @@ fn fits(package: &Package, facts: &HostFacts) -> Result<(), (u8, Refusal)> {
     let requires = &package.metadata.requires;
     let target = &package.metadata.target;
     if !requires.arch.is_empty() && !target.runs_on(&facts.machine) {
-        return Err((
-            0,
-            Refusal {
-                problem: format!("the package is built for {}, the host is {}", target.arch(), facts.machine),
-                hint: format!(
-                    "add a target for {} under `build:`, for example `{}-unknown-linux-gnu`",
-                    facts.machine, facts.machine
-                ),
-            },
-        ));
+        let machine = facts.machine.as_str();
+        let problem = match machine {
+            "" => format!("the package is built for {}, the host is an architecture that it does not name", target.arch()),
+            machine => format!("the package is built for {}, the host is {machine}", target.arch()),
+        };
+        let hint = match machine {
+            "" => "`uname -m` says nothing there".to_owned(),
+            machine => format!("add a target for {machine} under `build:`, for example `{machine}-unknown-linux-gnu`"),
+        };
+        return Err((0, Refusal { problem, hint }));
     }
     if let Some(needed) = &requires.glibc_min {
         let Some(present) = &facts.glibc else {

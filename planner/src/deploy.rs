@@ -179,8 +179,9 @@ fn check_space(facts: &HostFacts, package: &Package) -> Result<(), PlanError> {
             "free space there; `roadie cleanup` deletes old releases",
         ));
     }
-    if facts.free_inodes.is_some_and(|free| free < files) {
-        return Err(refused(format!("it needs {files} free inodes for {}", facts.root), "delete files there"));
+    if let Some(free) = facts.free_inodes.filter(|free| *free < files) {
+        let problem = format!("it needs {files} free inodes for {}, there are {free}", facts.root);
+        return Err(refused(problem, "delete files there"));
     }
     Ok(())
 }

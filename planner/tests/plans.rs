@@ -3,7 +3,7 @@
 //! `plans.txt` holds the cases; `BLESS=1` writes down what is planned: read the difference before you keep it.
 
 use roadie_model::definition::{Definition, Service};
-use roadie_model::facts::{GuardFacts, HostFacts, ReleaseFacts, ReleaseState, ServiceState};
+use roadie_model::facts::{GuardFacts, HostFacts, Listener, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::package::{FileEntry, Metadata, Package, Requires};
 use roadie_model::parse::{Inputs, SourceFile, parse};
@@ -213,4 +213,100 @@ fn the_release_id_covers_all_that_is_rendered() {
     other = package("");
     other.id = PackageId::new(id('f')).expect("valid");
     assert_ne!(base, release("", &other));
+}
+
+/// A package that needs a lot: every one of these hosts lacks something else, and each is told in a sentence of its own.
+#[test]
+fn broken_hosts_are_refused_each_with_its_own_sentence() {
+    type Break = fn(&mut HostFacts);
+    let systemd: &[(Break, &str)] = &[
+        (|f| f.machine = "aarch64".into(), "the package is built for x86_64, the host is aarch64"),
+        (|f| f.machine = "armv7l".into(), "the package is built for x86_64, the host is armv7l"),
+        (|f| f.machine = "i686".into(), "the package is built for x86_64, the host is i686"),
+        (|f| f.machine = "riscv64".into(), "the package is built for x86_64, the host is riscv64"),
+        (|f| f.machine = "s390x".into(), "the package is built for x86_64, the host is s390x"),
+        (|f| f.machine = String::new(), "the package is built for x86_64, the host is an architecture that it does not name"),
+        (|f| f.glibc = None, "it needs glibc 2.34, the host has another C library"),
+        (|f| f.glibc = Some("2.31".into()), "it needs glibc 2.34, the host has 2.31"),
+        (|f| f.glibc = Some("2.4".into()), "it needs glibc 2.34, the host has 2.4"),
+        (|f| f.glibc = Some("garbage".into()), "it needs glibc 2.34, the host has garbage"),
+        (|f| f.page_size = 16384, "its segments are aligned to 4096 bytes, the host's pages have 16384"),
+        (|f| f.page_size = 65536, "its segments are aligned to 4096 bytes, the host's pages have 65536"),
+        (
+            |f| f.lacks = vec!["/lib64/ld-linux-x86-64.so.2".into()],
+            "the program interpreter /lib64/ld-linux-x86-64.so.2 is not there",
+        ),
+        (|f| f.lacks = vec!["libssl.so.3".into()], "it needs the shared libraries libssl.so.3, which are not there"),
+        (
+            |f| f.lacks = vec!["libz.so.1".into(), "libssl.so.3".into()],
+            "it needs the shared libraries libssl.so.3, libz.so.1, which are not there",
+        ),
+        (|f| f.systemd = None, "systemd does not run there"),
+        (|f| f.systemd = Some(239), "its systemd is 239, units need 240"),
+        (|f| f.systemd = Some(219), "its systemd is 219, units need 240"),
+        (|f| f.missing_tools = vec!["flock".into()], "the host lacks flock"),
+        (|f| f.missing_tools = vec!["tar".into()], "the host lacks tar"),
+        (|f| f.missing_tools = vec!["gzip".into()], "the host lacks gzip"),
+        (|f| f.missing_tools = vec!["sha256sum".into()], "the host lacks sha256sum"),
+        (|f| f.missing_tools = vec!["readlink".into()], "the host lacks readlink"),
+        (|f| f.missing_tools = vec!["base64".into()], "the host lacks base64"),
+        (|f| f.missing_tools = vec!["mkfifo".into()], "the host lacks mkfifo"),
+        (|f| f.missing_tools = vec!["awk".into()], "the host lacks awk"),
+        (|f| f.missing_tools = vec!["setsid".into()], "the host lacks setsid"),
+        (|f| f.missing_tools = vec!["find".into()], "the host lacks find"),
+        (|f| f.missing_tools = vec!["sync".into(), "df".into()], "the host lacks sync, df"),
+        (|f| f.free_bytes = 0, "it needs 65 MiB free for /opt/roadie/api, there are 0 MiB"),
+        (|f| f.free_bytes = 50 << 20, "it needs 65 MiB free for /opt/roadie/api, there are 50 MiB"),
+        (|f| f.free_inodes = Some(0), "it needs 66 free inodes for /opt/roadie/api, there are 0"),
+        (|f| f.free_inodes = Some(65), "it needs 66 free inodes for /opt/roadie/api, there are 65"),
+        (|f| f.mount_flags = vec!["ro".into()], "/, which holds /opt/roadie/api, is mounted read-only"),
+        (
+            |f| (f.mount, f.mount_flags) = ("/opt".into(), vec!["rw".into(), "noexec".into()]),
+            "/opt, which holds /opt/roadie/api, is mounted noexec: nothing there can be started",
+        ),
+        (|f| f.loose = vec!["/opt everybody".into()], "/opt may be written by everybody, who could replace what runs as root"),
+        (|f| f.loose = vec!["/opt group 50".into()], "/opt may be written by group 50, who could replace what runs as root"),
+        (
+            |f| f.loose = vec!["/opt/roadie user 1000".into()],
+            "/opt/roadie may be written by user 1000, who could replace what runs as root",
+        ),
+        (
+            |f| f.listener = Some(Listener { port: 8080, pid: Some(7), name: "nginx".into() }),
+            "port 8080 is taken by `nginx` (process 7): the health check would ask that one",
+        ),
+        (
+            |f| f.listener = Some(Listener { port: 80, pid: Some(8), name: String::new() }),
+            "port 80 is taken by process 8: the health check would ask that one",
+        ),
+        (
+            |f| f.listener = Some(Listener { port: 443, pid: None, name: String::new() }),
+            "port 443 is taken by a process that cannot be seen from here: the health check would ask that one",
+        ),
+    ];
+    let user: &[(Break, &str)] = &[(|f| f.systemd = None, "no systemd user manager answers")];
+    let mut needy = package("");
+    needy.metadata.requires.interpreter = Some("/lib64/ld-linux-x86-64.so.2".into());
+    needy.metadata.requires.sonames = vec!["libc.so.6".into(), "libssl.so.3".into(), "libz.so.1".into()];
+    needy.metadata.requires.page_align = 4096;
+    let mut sentences = std::collections::BTreeSet::new();
+    for (extra, table) in [("", systemd), ("      scope: user\n", user)] {
+        let definition = definition(extra);
+        let service = definition.services.values().next().expect("one");
+        let mut good = empty_host();
+        (good.page_size, good.mount, good.free_inodes) = (4096, "/".into(), Some(1000));
+        plan_deploy(input(service, &good), std::slice::from_ref(&needy)).expect("the host that is whole takes it");
+        for (broken, sentence) in table {
+            let mut facts = good.clone();
+            broken(&mut facts);
+            let PlanError::Refused(refusal) =
+                plan_deploy(input(service, &facts), std::slice::from_ref(&needy)).expect_err(sentence)
+            else {
+                panic!("{sentence}: another error")
+            };
+            assert_eq!(&refusal.problem, sentence);
+            assert!(!refusal.hint.is_empty(), "{sentence}");
+            assert!(sentences.insert(refusal.problem), "said twice: {sentence}");
+        }
+    }
+    assert!(sentences.len() >= 40, "{}", sentences.len());
 }

@@ -253,3 +253,47 @@ fn one_bad_host_among_good_ones() {
     project.roadie(&["status", "--host", "x*"]).exits(2).says("no host matches `x*`").says("h1, h2, h3");
     assert!(Path::new(&project.dir).exists());
 }
+
+/// What a look at a real host finds before a byte is sent; each leaves it as it was.
+#[test]
+fn hosts_that_cannot_take_it() {
+    let Some(hosts) = lab("hosts_that_cannot_take_it", 1) else { return };
+    let host = &hosts[0];
+    let project = project(&on(host, "deploy"), HEALTHY);
+    let refused = |broken: &str, mended: &str, sentence: &str| {
+        host.root(broken);
+        let run = project.roadie(&["deploy", "--json"]);
+        host.root(mended);
+        assert_eq!(run.code, 8, "{sentence}: {}", run.stderr);
+        let report = run.summary()["hosts"][0].clone();
+        assert!(report["summary"].as_str().is_some_and(|s| s.contains(sentence)), "{sentence}: {report}");
+        assert_eq!(report["sent_bytes"], 0);
+        assert_eq!(host.root("ls -A /opt/roadie ~deploy/.roadie/incoming 2>/dev/null"), "", "{sentence}");
+    };
+    let mount = |options: &str| format!("mkdir -p /opt/roadie && mount -t tmpfs -o {options} lab /opt/roadie");
+    let unmount = "umount -l /opt/roadie; rmdir /opt/roadie";
+    refused(&mount("size=200m,noexec"), unmount, "/opt/roadie, which holds /opt/roadie/hello, is mounted noexec");
+    refused(&mount("size=200m,nr_inodes=60"), unmount, "free inodes for /opt/roadie/hello, there are ");
+    refused(&mount("size=20m"), unmount, "MiB free for /opt/roadie/hello, there are ");
+    refused(&mount("size=200m,ro"), unmount, "cannot write /opt/roadie/hello/.roadie");
+    refused("chmod o+w /opt", "chmod o-w /opt", "/opt may be written by everybody");
+    refused("chgrp deploy /opt; chmod g+w /opt", "chmod g-w /opt; chgrp root /opt", "/opt may be written by group ");
+    refused("chown plain /opt", "chown root /opt", "/opt may be written by user ");
+    refused(
+        "echo 'use IO::Socket::INET; $s = IO::Socket::INET->new(Listen => 1, LocalAddr => q(127.0.0.1:8080), ReuseAddr => 1); sleep' \
+         >/root/squat.pl; systemctl reset-failed squatter; systemd-run -q --unit=squatter perl /root/squat.pl; sleep 1",
+        "systemctl stop squatter; rm /root/squat.pl",
+        "port 8080 is taken by `perl` (process ",
+    );
+    refused("mv /usr/bin/base64 /usr/bin/base64.gone", "mv /usr/bin/base64.gone /usr/bin/base64", "the host lacks base64");
+    refused(
+        "mkdir /gone; mv /lib/x86_64-linux-gnu/libgcc_s.so.1 /gone/; ldconfig",
+        "mv /gone/libgcc_s.so.1 /lib/x86_64-linux-gnu/; ldconfig; rmdir /gone",
+        "it needs the shared libraries libgcc_s.so.1, which are not there",
+    );
+    // Whole again, it takes the package; its own listener is no stranger.
+    project.roadie(&["deploy"]).exits(0);
+    project.roadie(&["plan"]).exits(0).says("nothing to do");
+    project.roadie(&["stop"]).exits(0);
+    project.roadie(&["deploy"]).exits(0);
+}
