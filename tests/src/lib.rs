@@ -51,6 +51,14 @@ impl LabHost {
         assert!(status.is_ok_and(|s| s.success()), "ci/lab {verb} {} failed", self.number);
     }
 
+    /// Waits until a host that was told to go down has gone, and lets its disk go.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_until_down(&self) {
+        self.lab("wait", &[]);
+    }
+
     /// Takes everything of roadie off the host.
     pub fn reset(&self) {
         self.lab("heal", &[]);
@@ -89,9 +97,20 @@ pub fn workspace() -> PathBuf {
 /// # Panics
 /// Without a lab where `ROADIE_REQUIRE_LAB=1`.
 pub fn lab(test: &str, least: usize) -> Option<Vec<LabHost>> {
+    let hosts = lab_hosts();
+    if hosts.len() < least {
+        skip(test, "no lab with enough hosts: run it by ci/test as root");
+        return None;
+    }
+    hosts.iter().for_each(LabHost::reset);
+    Some(hosts)
+}
+
+/// All hosts of the lab that the environment names, as they are; none without a lab.
+pub fn lab_hosts() -> Vec<LabHost> {
     let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let (key, known, list) = (var("ROADIE_LAB_KEY"), var("ROADIE_LAB_KNOWN_HOSTS"), var("ROADIE_LAB_HOSTS"));
-    let hosts: Vec<LabHost> = match (key, known, list) {
+    match (key, known, list) {
         (Some(key), Some(known), Some(list)) => list
             .split_whitespace()
             .enumerate()
@@ -103,13 +122,12 @@ pub fn lab(test: &str, least: usize) -> Option<Vec<LabHost>> {
             })
             .collect(),
         _ => Vec::new(),
-    };
-    if hosts.len() < least {
-        skip(test, "no lab with enough hosts: run it by ci/test as root");
-        return None;
     }
-    hosts.iter().for_each(LabHost::reset);
-    Some(hosts)
+}
+
+/// The built `roadie`.
+pub fn roadie() -> PathBuf {
+    built("ROADIE_BIN", "roadie")
 }
 
 /// Says that a test was skipped, and counts it.

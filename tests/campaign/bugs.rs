@@ -1,0 +1,171 @@
+//! Seeded bugs: roadie with one thing broken. A campaign that does not find them proves nothing.
+//!
+//! The host script is text inside of the binary; a bug is another text of the same length in a copy of it.
+
+use crate::fault::{Fault, Point, When};
+use crate::host::Host;
+use crate::{Case, run};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+struct Bug {
+    name: &'static str,
+    /// Each is found exactly once, and replaced.
+    patches: &'static [(&'static str, &'static str)],
+    /// Where it shows.
+    fault: Fault,
+    point: Point,
+    /// The invariant that must catch it.
+    caught_by: &'static str,
+}
+
+const HEALTH: Point = Point::Controller(When::Before, "check_health");
+
+const BUGS: &[Bug] = &[
+    Bug {
+        name: "files are not synced before a release is published",
+        patches: &[
+            (r#"find "$tmp" -exec sync {} + ||"#, r#":||"#),
+            (r#"chmod "$2" "$1.new" && sync "$1.new" &&"#, r#"chmod "$2" "$1.new" &&"#),
+        ],
+        fault: Fault::Power,
+        point: Point::Host(When::After, "confirm"),
+        caught_by: "I",
+    },
+    Bug {
+        name: "current is removed and made again instead of renamed over",
+        patches: &[(
+            r#"&& mv -Tf "$ROOT/.current.new" "$ROOT/current" &&"#,
+            r#"&& rm "$ROOT/current" && sleep 0.1; mv $ROOT/.c*w $ROOT/current &&"#,
+        )],
+        fault: Fault::Terminate,
+        point: HEALTH,
+        caught_by: "I1",
+    },
+    Bug {
+        name: "the guard has no timer",
+        patches: &[(r#"  guard_timer "$4" ||"#, r#"  : "$4" ||"#), (r#"    guard_timer "$g_grace""#, r#"    : "$g_grace""#)],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I4",
+    },
+    Bug {
+        name: "the guard does not act at boot",
+        patches: &[(r#"    [ "$boot" != "$g_boot" ] || exit 0"#, r#"    rm -f "$S/guard"; exit 0"#)],
+        fault: Fault::Power,
+        point: HEALTH,
+        caught_by: "I4",
+    },
+    Bug {
+        name: "the way back forgets the unit",
+        patches: &[(r#"switch "$g_back" && install_unit "$g_back" ||"#, r#"switch "$g_back" ||"#)],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I4",
+    },
+    Bug {
+        name: "the way back forgets to start the service",
+        patches: &[(r#"|| [ "$g_runs" = 0 ]; then return 0; fi"#, r#"|| true; then return 0; fi"#)],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I4",
+    },
+    Bug {
+        name: "a silent controller keeps the lock",
+        patches: &[(r#"    if [ $silent -ge 6 ]; then"#, r#"    if false; then"#)],
+        fault: Fault::Sleep,
+        point: HEALTH,
+        caught_by: "I",
+    },
+    Bug {
+        name: "confirming leaves the guard armed",
+        patches: &[(r#"record "$1" proven && disarm_guard && journal"#, r#"record "$1" proven && journal"#)],
+        fault: Fault::Kill,
+        point: Point::After(6000),
+        caught_by: "I",
+    },
+    Bug {
+        name: "the release is switched to before it is complete",
+        patches: &[(
+            r#"  if [ -d "$tmp" ]; then
+    verify_tree "$tmp" || return 1"#,
+            r#"  if [ -d "$tmp" ]; then ln -sfn ".tmp-$1" $ROOT/current"#,
+        )],
+        fault: Fault::Kill,
+        point: Point::Host(When::Before, "setup"),
+        caught_by: "I1",
+    },
+    Bug {
+        name: "a failed release is recorded as proven",
+        patches: &[
+            (r#"then record "$g_to" failed; fi"#, r#"then record "$g_to" proven; fi"#),
+            (r#"switch "$g_back" && install_unit"#, r#"switch "$g_to" && install_unit"#),
+        ],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I",
+    },
+    Bug {
+        name: "a secret is among the arguments of a process",
+        patches: &[(
+            "# Files rendered for this host. The environment and what starts the service are for root alone.
+write_files() {",
+            r#"write_files() { sh -c 'sleep 0.3; true' "$4";"#,
+        )],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I9",
+    },
+    Bug {
+        name: "the archive is left in the incoming folder",
+        patches: &[(r#"  rm -f "$INCOMING/$3.tar.gz""#, r#"  :"#), (r#"  [ -z "$2" ] || rm -f "$INCOMING/$2.tar.gz""#, r#"  :"#)],
+        fault: Fault::Session,
+        point: Point::Host(When::After, "unpack_archive"),
+        caught_by: "I3",
+    },
+    Bug {
+        name: "the epoch does not grow",
+        patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((99 - EPOCH))"#)],
+        fault: Fault::Kill,
+        point: HEALTH,
+        caught_by: "I",
+    },
+];
+
+/// Runs each bug where it shows, until it is caught, three times at most.
+pub fn all_are_caught(hosts: &[Host]) -> bool {
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("no temporary folder: {e}"));
+    let original = std::fs::read(roadie_tests::roadie()).unwrap_or_else(|e| panic!("roadie was not built: {e}"));
+    let mut missed = Vec::new();
+    for bug in BUGS {
+        let binary = seeded(&original, bug, folder.path());
+        let cases: VecDeque<Case> = (1..=3).map(|number| Case { number, fault: bug.fault, point: bug.point }).collect();
+        let tally = run(&hosts[..1.max(hosts.len().min(3))], cases, 60, None, Some(&binary));
+        match tally.violations.iter().find(|v| v.starts_with(bug.caught_by)) {
+            Some(violation) => println!("caught: {}: {}", bug.name, violation.lines().next().unwrap_or_default()),
+            None => {
+                println!("NOT CAUGHT: {} ({:?})", bug.name, tally.violations);
+                missed.push(bug.name);
+            }
+        }
+    }
+    println!("{} of {} seeded bugs caught", BUGS.len() - missed.len(), BUGS.len());
+    missed.is_empty()
+}
+
+fn seeded(original: &[u8], bug: &Bug, folder: &Path) -> PathBuf {
+    let mut bytes = original.to_vec();
+    for (from, to) in bug.patches {
+        assert!(to.len() <= from.len(), "{}: the patch is longer than what it replaces", bug.name);
+        let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|i| bytes[*i..].starts_with(from.as_bytes())).collect();
+        assert_eq!(places.len(), 1, "{}: `{from}` is in the binary {} times", bug.name, places.len());
+        let mut text = to.as_bytes().to_vec();
+        text.resize(from.len(), b' ');
+        bytes[places[0]..places[0] + from.len()].copy_from_slice(&text);
+    }
+    let path = folder.join("roadie");
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap_or_else(|e| panic!("{e}"));
+    path
+}

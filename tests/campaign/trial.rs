@@ -1,0 +1,315 @@
+//! One trial: a deployment, a fault in it, what is left, and whether the next clean run converges.
+
+use crate::fault::{Fault, Point, When};
+use crate::host::{Host, PORT};
+use crate::oracle::Oracle;
+use roadie_tests::Project;
+use std::io::BufRead as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Seconds that the host waits for a controller that went away.
+const GRACE_S: u64 = 2;
+/// A host settles within: the watchdog's 12 s, the grace, the way back, and room for a machine that is busy.
+const SETTLES: Duration = Duration::from_secs(60);
+/// A controller ends within: five attempts to reconnect, each with its timeout.
+const ENDS: Duration = Duration::from_secs(120);
+
+/// A host with its project; version after version.
+pub struct Bench {
+    /// The host.
+    pub host: Host,
+    project: Project,
+    binary: Option<String>,
+    version: u64,
+}
+
+/// What a trial showed.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Broken invariants.
+    pub violations: Vec<String>,
+    /// The controller's exit code, `None` when it was killed.
+    pub code: Option<i32>,
+    /// Times that `current` was looked at.
+    pub looks: u64,
+    /// The point was never reached: no trial.
+    pub missed: bool,
+}
+
+impl Bench {
+    /// A host with its first version deployed. `binary` is used instead of the roadie that was built.
+    pub fn new(host: Host, binary: Option<&Path>) -> Self {
+        host.lab.reset();
+        let mut bench = Self { host, project: Project::new(), binary: binary.map(|b| b.display().to_string()), version: 0 };
+        bench.next_version();
+        let run = bench.deploy_to_end();
+        assert!(run.0 == Some(0), "the first deployment failed:\n{}", run.1);
+        bench
+    }
+
+    fn secret(&self) -> String {
+        format!("c4n4ry{:08}x", self.version)
+    }
+
+    /// Another binary (a byte more), other environment: a whole deployment.
+    fn next_version(&mut self) {
+        self.version += 1;
+        self.project.add_hello();
+        let path = self.project.dir.join("hello");
+        let mut bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.extend_from_slice(self.version.to_string().as_bytes());
+        std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        self.project.write(
+            "roadie.yaml",
+            &format!(
+                "services:\n  hello:\n    hosts: [{{address: {}, user: deploy, timeout: 3s}}]\n    build: {{type: prebuilt, path: hello}}\n    \
+                 deploy:\n      guard_grace: {GRACE_S}s\n      keep_releases: 2\n      args: [--listen, \"0.0.0.0:{PORT}\"]\n      \
+                 setup_commands: [\"true\"]\n      setup_run: always\n      \
+                 env: {{HELLO_VERSION: \"{}\", SECRET: \"{}\"}}\n      \
+                 health: {{http: \"http://127.0.0.1:{PORT}/health\", timeout: 20s, interval: 100ms, stable_for: 300ms}}\n",
+                self.host.lab.address,
+                self.version,
+                self.secret()
+            ),
+        );
+    }
+
+    fn command(&self) -> std::process::Command {
+        let mut command = self.project.command(&["deploy", "--json"]);
+        if let Some(binary) = &self.binary {
+            let mut other = std::process::Command::new(binary);
+            other.args(["deploy", "--json"]).current_dir(&self.project.dir);
+            for (key, value) in command.get_envs() {
+                match value {
+                    Some(value) => other.env(key, value),
+                    None => other.env_remove(key),
+                };
+            }
+            other.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command = other;
+        }
+        command
+    }
+
+    fn deploy_to_end(&self) -> (Option<i32>, String) {
+        let output = self.command().output().unwrap_or_else(|e| panic!("cannot run roadie: {e}"));
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), text)
+    }
+
+    /// Deploys the next version with `fault` at `point`, and judges.
+    pub fn trial(&mut self, fault: Fault, point: Point) -> Verdict {
+        let old_version = self.version.to_string();
+        let old = self.host.current().unwrap_or_default();
+        self.next_version();
+        let mut verdict = Verdict::default();
+        let oracle = Oracle::watch(&self.host, &self.secret());
+        if let Point::Host(when, function) = point {
+            let _ = std::fs::remove_file(self.host.state("hold.reached"));
+            let _ = std::fs::write(self.host.state("hold"), format!("{when} {function}\n"));
+        }
+        let mut running = Running::start(self.command());
+        let reached = self.reach(&mut running, point);
+        verdict.missed = !reached;
+        if reached {
+            fault.inject(&self.host, &mut running.child);
+        }
+        self.let_go();
+        let ended = running.wait(fault.patience());
+        if reached {
+            fault.heal(&self.host, &mut running.child);
+            self.let_go();
+        }
+        if !ended && !running.wait(ENDS) {
+            verdict.violations.push(format!("I12: the controller did not end within {ENDS:?}"));
+            let _ = running.child.kill();
+        }
+        verdict.code = running.child.wait().ok().and_then(|s| s.code());
+        let at_the_end = self.host.current().unwrap_or_default();
+
+        // The host alone.
+        if !within(SETTLES, || self.host.is_settled() && self.host.version().is_some()) {
+            verdict.violations.push(format!(
+                "I4: the host did not settle within {SETTLES:?}: guard {:?}, holder {:?}, version {:?}",
+                self.host.state_line("guard"),
+                self.host.state_line("holder"),
+                self.host.version()
+            ));
+        }
+        let settled = self.host.current().unwrap_or_default();
+        let new_version = self.version.to_string();
+        let served = self.host.version();
+        let expected = if settled == old { &old_version } else { &new_version };
+        if served.as_ref() != Some(expected) {
+            verdict.violations.push(format!("I4: current is {settled:.12}, version {expected}, but {served:?} is served"));
+        }
+        if self.host.record(&settled).as_deref() != Some("proven") {
+            verdict.violations.push(format!("I4: current {settled:.12} is recorded as {:?}", self.host.record(&settled)));
+        }
+        self.judge_code(&mut verdict, &old, &at_the_end, &settled, running.output());
+
+        // The next clean run.
+        let (code, text) = self.deploy_to_end();
+        if code != Some(0) || self.host.version().as_ref() != Some(&new_version) {
+            verdict
+                .violations
+                .push(format!("I3: the next run ended with {code:?}, {:?} is served:\n{text}", self.host.version()));
+        }
+        let new = self.host.current().unwrap_or_default();
+        if let Some(damage) = self.host.damage(&new) {
+            verdict.violations.push(format!("I1: after recovery: {damage}"));
+        }
+        let left = self.host.leftovers();
+        if !left.is_empty() {
+            verdict.violations.push(format!("I3: left behind: {left:?}"));
+        }
+        let seen = oracle.end();
+        verdict.looks = seen.looks;
+        verdict.violations.extend(seen.violations);
+        let strange: Vec<_> = seen.releases.iter().filter(|r| **r != old && **r != new).collect();
+        if !strange.is_empty() {
+            verdict.violations.push(format!("I2: current was {strange:?}, neither {old:.12} nor {new:.12}"));
+        }
+        self.judge_journal(&mut verdict);
+        if text.contains(&self.secret()) || running.output().contains(&self.secret()) {
+            verdict.violations.push("I9: a secret is in the output".into());
+        }
+        verdict
+    }
+
+    /// I7: the exit code says what is true on the host.
+    fn judge_code(&self, verdict: &mut Verdict, old: &str, at_the_end: &str, settled: &str, output: &str) {
+        let truth = match verdict.code {
+            Some(0) if settled == old => "0, but the old release is current",
+            Some(5 | 130 | 1 | 4 | 8 | 9) if settled != old => {
+                "a failure that changed nothing or was taken back, but the new release is current"
+            }
+            Some(6) => "not restored",
+            Some(2 | 11 | 70) => "a class that does not belong here",
+            _ => return,
+        };
+        let code = verdict.code;
+        let tail: Vec<&str> = output.lines().rev().take(3).collect();
+        verdict
+            .violations
+            .push(format!("I7: exit code {code:?}: {truth} ({old:.12}, {at_the_end:.12}, {settled:.12}): {tail:?}"));
+    }
+
+    /// I6: the epoch only grows, and one run's events are not among another's.
+    fn judge_journal(&self, verdict: &mut Verdict) {
+        let journal = std::fs::read_to_string(self.host.state("journal.jsonl")).unwrap_or_default();
+        let mut last = 0;
+        for line in journal.lines() {
+            // A line that a power cut tore.
+            let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let epoch = entry["epoch"].as_u64().unwrap_or(0);
+            if epoch != 0 && epoch < last {
+                verdict.violations.push(format!("I6: the journal goes from epoch {last} back to {epoch}"));
+                return;
+            }
+            last = last.max(epoch);
+        }
+    }
+
+    fn reach(&self, running: &mut Running, point: Point) -> bool {
+        match point {
+            Point::After(ms) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                true
+            }
+            Point::Host(..) => {
+                within(Duration::from_secs(30), || {
+                    running.read();
+                    self.host.state("hold.reached").exists() || running.has_ended()
+                }) && self.host.state("hold.reached").exists()
+            }
+            Point::Controller(when, action) => {
+                let event = if when == When::Before { "step_started" } else { "step_done" };
+                within(Duration::from_secs(30), || running.saw(event, action) || running.has_ended())
+                    && running.saw(event, action)
+            }
+        }
+    }
+
+    fn let_go(&self) {
+        let _ = std::fs::remove_file(self.host.state("hold"));
+        let _ = std::fs::remove_file(self.host.state("hold.reached"));
+    }
+}
+
+fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    loop {
+        if holds() {
+            return true;
+        }
+        if began.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A controller at work; its events as they come.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    text: String,
+}
+
+impl Running {
+    fn start(mut command: std::process::Command) -> Self {
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot run roadie: {e}"));
+        let (send, lines) = channel();
+        let pipe = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+            let send = send.clone();
+            if let Some(pipe) = pipe {
+                std::thread::spawn(move || {
+                    for line in std::io::BufReader::new(pipe).lines().map_while(Result::ok) {
+                        let _ = send.send(line);
+                    }
+                });
+            }
+        };
+        pipe(child.stdout.take().map(|p| Box::new(p) as Box<_>));
+        pipe(child.stderr.take().map(|p| Box::new(p) as Box<_>));
+        Self { child, lines, text: String::new() }
+    }
+
+    fn read(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+    }
+
+    fn output(&mut self) -> &str {
+        self.read();
+        &self.text
+    }
+
+    fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    fn wait(&mut self, limit: Duration) -> bool {
+        within(limit, || {
+            self.read();
+            self.has_ended()
+        })
+    }
+
+    /// Whether there was this event about the step with this action.
+    fn saw(&mut self, event: &str, action: &str) -> bool {
+        self.read();
+        let events = || self.text.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        let planned = events().find(|e| e["event"] == "planned");
+        let Some(planned) = planned else { return false };
+        let step =
+            planned["plan"]["steps"].as_array().and_then(|s| s.iter().find(|s| s["action"] == action)).map(|s| s["id"].clone());
+        step.is_some_and(|id| events().any(|e| e["event"] == event && e["step"] == id))
+    }
+}
