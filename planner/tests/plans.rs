@@ -310,3 +310,115 @@ fn broken_hosts_are_refused_each_with_its_own_sentence() {
     }
     assert!(sentences.len() >= 40, "{}", sentences.len());
 }
+
+/// A host in any state that runs, faults and guards can leave it in.
+fn any_host(rng: &mut fastrand::Rng) -> HostFacts {
+    use ReleaseState::{Active, Failed, Proven, Staged, Verified};
+    let mut facts = empty_host();
+    let states = [Staged, Verified, Active, Proven, Proven, Proven, Failed];
+    for (number, digit) in "123456".chars().take(rng.usize(0..7)).enumerate() {
+        let mut release = release(digit, states[rng.usize(..states.len())], rng.u64(1..20) + number as u64);
+        release.complete = rng.u8(0..5) > 0;
+        facts.releases.push(release);
+    }
+    facts.releases.sort_by(|a, b| b.epoch.cmp(&a.epoch));
+    facts.epoch = 30;
+    let any = |rng: &mut fastrand::Rng, facts: &HostFacts| match facts.releases.len() {
+        0 => None,
+        n => Some(facts.releases[rng.usize(..n)].id.clone()).filter(|_| rng.bool()),
+    };
+    facts.current = any(rng, &facts);
+    facts.guard = rng.bool().then(|| GuardFacts { back_to: any(rng, &facts), epoch: 30 });
+    let service =
+        [ServiceState::Absent, ServiceState::Stopped, ServiceState::Changing, ServiceState::Running, ServiceState::Failed];
+    facts.service.state = service[rng.usize(..service.len())];
+    facts.setup_digest = rng.bool().then(|| id('d'));
+    facts.unit_sha256 = rng.bool().then(|| id('e'));
+    facts
+}
+
+/// Over 300 generated states: a kept plan is the plan that is carried out, any move of the host is noticed, and no plan deletes
+/// or leads back to what it must not.
+#[test]
+fn kept_plans_equal_those_carried_out_and_every_move_is_noticed() {
+    let definition = definition("");
+    let service = definition.services.values().next().expect("one");
+    let (mut changes, mut refused) = (0, 0);
+    for seed in 0..300 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let facts = any_host(&mut rng);
+        let wanted = package(if rng.bool() { "" } else { "true\n" });
+        let packages = std::slice::from_ref(&wanted);
+        let make = |facts: &HostFacts| match seed % 3 {
+            0 => plan_rollback(input(service, facts), None),
+            _ => plan_deploy(input(service, facts), packages),
+        };
+        let Ok(plan) = make(&facts) else {
+            refused += 1;
+            continue;
+        };
+        // What is kept survives being written and read.
+        let text = serde_json::to_string(&roadie_planner::save(&plan)).expect("writes");
+        let saved = serde_json::from_str(&text).expect("reads");
+        let mut later = facts.clone();
+        (later.free_bytes, later.service.up_s, later.service.pid) = (9 << 30, Some(7), Some(8));
+        let again = make(&later).expect("the same plan");
+        assert_eq!(roadie_planner::difference(&saved, &again), None, "seed {seed}");
+        assert_eq!((&again.steps, &again.release), (&plan.steps, &plan.release), "seed {seed}");
+
+        check_plan(&plan, &facts, seed);
+        for (what, moved) in moves(&facts) {
+            if let Ok(other) = make(&moved) {
+                assert!(roadie_planner::difference(&saved, &other).is_some(), "seed {seed}: {what} is not noticed");
+                changes += 1;
+            }
+        }
+    }
+    assert!(changes > 800 && refused < 150, "{changes} {refused}");
+}
+
+fn moves(facts: &HostFacts) -> Vec<(&'static str, HostFacts)> {
+    let mut list = Vec::new();
+    let mut add = |what, change: &dyn Fn(&mut HostFacts)| {
+        let mut moved = facts.clone();
+        change(&mut moved);
+        if &moved != facts {
+            list.push((what, moved));
+        }
+    };
+    add("another current", &|f| f.current = f.releases.iter().map(|r| r.id.clone()).find(|r| Some(r) != f.current.as_ref()));
+    add("no current", &|f| f.current = None);
+    add("a stopped service", &|f| f.service.state = ServiceState::Stopped);
+    add("another unit", &|f| f.unit_sha256 = Some(id('f')));
+    add("an armed guard", &|f| f.guard = Some(GuardFacts { back_to: None, epoch: 31 }));
+    add("a damaged release", &|f| f.releases.iter_mut().for_each(|r| r.complete = false));
+    add("a failed release", &|f| f.releases.iter_mut().for_each(|r| r.state = ReleaseState::Failed));
+    add("a new release", &|f| f.releases.insert(0, release('9', ReleaseState::Proven, 40)));
+    add("another setup", &|f| f.setup_digest = Some(id('0')));
+    list
+}
+
+/// What holds for every plan that changes what is in service.
+fn check_plan(plan: &HostPlan, facts: &HostFacts, seed: u64) {
+    use roadie_model::plan::{Action, Stage};
+    let actions: Vec<&Action> = plan.steps.iter().map(|s| &s.action).collect();
+    let place = |wanted: &dyn Fn(&Action) -> bool| actions.iter().position(|a| wanted(a));
+    assert!(plan.steps.windows(2).all(|pair| pair[0].stage <= pair[1].stage), "seed {seed}: the stages are in order");
+    let Some(switch) = place(&|a| matches!(a, Action::Switch { .. } | Action::Restart { .. })) else { return };
+    let armed = place(&|a| matches!(a, Action::ArmGuard { .. })).expect("a guard");
+    let sealed = place(&|a| matches!(a, Action::Seal { .. })).expect("a seal");
+    let confirmed = place(&|a| matches!(a, Action::Confirm { .. })).expect("a confirmation");
+    assert!(sealed < armed && armed < switch && switch < confirmed, "seed {seed}");
+    assert!(plan.steps[confirmed + 1..].iter().all(|s| s.stage == Stage::Finish), "seed {seed}: the commit is the last");
+    let Action::ArmGuard { back_to, .. } = actions[armed] else { return };
+    if let Some(back) = back_to {
+        let record = facts.release(back).expect("a known release");
+        assert!(record.state == ReleaseState::Proven && record.complete, "seed {seed}: the way back leads to a proven one");
+    }
+    for action in &actions {
+        if let Action::Prune { remove } = action {
+            let kept = remove.iter().all(|r| Some(r) != plan.release.as_ref() && Some(r) != back_to.as_ref());
+            assert!(kept, "seed {seed}: it deletes what it needs");
+        }
+    }
+}

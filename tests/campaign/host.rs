@@ -70,11 +70,15 @@ impl Host {
         Some(answer.split_once("\r\n\r\n")?.1.trim().to_owned())
     }
 
+    /// Nobody holds the lock.
+    pub fn lock_is_free(&self) -> bool {
+        let lock = self.state("lock");
+        lock.exists() && Command::new("flock").arg("-n").arg(&lock).arg("true").status().is_ok_and(|s| s.success())
+    }
+
     /// Nobody holds the lock, and no guard waits.
     pub fn is_settled(&self) -> bool {
-        let lock = self.state("lock");
-        let free = Command::new("flock").arg("-n").arg(&lock).arg("true").status().is_ok_and(|s| s.success());
-        lock.exists() && free && !self.state("guard").exists()
+        self.lock_is_free() && !self.state("guard").exists()
     }
 
     /// Why the release is not complete and whole, if it is not: marker, manifest, every file, nothing besides.

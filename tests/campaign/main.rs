@@ -3,6 +3,7 @@
 //!
 //!     campaign exhaustive [--part I/N] [--only WORDS]     every point and every fault, or the I-th of N parts
 //!     campaign random --trials N --seed S [--minutes M] [--log FILE]
+//!     campaign two-at-once | killed-holders | downtime [--times N]
 //!     campaign bugs                                       seeded bugs: each must be caught by the invariant meant for it
 //!
 //! It needs the lab's hosts (`ci/lab env`), works on all of them side by side, and exits 1 on a violation. With `--log` every
@@ -13,6 +14,7 @@
 mod bugs;
 mod fault;
 mod host;
+mod lock;
 mod oracle;
 mod trial;
 
@@ -56,6 +58,9 @@ fn main() {
             let cases = random(number("--trials", 50), number("--seed", 1));
             run(&hosts, cases, minutes, log.as_deref(), None).good()
         }
+        Some("two-at-once") => lock::two_at_once(&hosts, number("--times", 100)),
+        Some("killed-holders") => lock::killed_holders(&hosts, number("--times", 200), number("--seed", 1)),
+        Some("downtime") => lock::downtime(&hosts, number("--times", 15)),
         Some("bugs") => bugs::all_are_caught(&hosts),
         _ => usage(),
     };
@@ -64,7 +69,7 @@ fn main() {
 
 fn usage() -> ! {
     println!(
-        "usage: campaign exhaustive [--part I/N] [--only WORDS] | random --trials N --seed S | bugs  [--minutes M] [--log FILE]"
+        "usage: campaign exhaustive [--part I/N] [--only WORDS] | random --trials N --seed S | two-at-once | killed-holders | downtime [--times N] | bugs  [--minutes M] [--log FILE]"
     );
     std::process::exit(2);
 }

@@ -55,7 +55,7 @@ impl Bench {
     }
 
     /// Another binary (a byte more), other environment: a whole deployment.
-    fn next_version(&mut self) {
+    pub fn next_version(&mut self) {
         self.version += 1;
         self.project.add_hello();
         let path = self.project.dir.join("hello");
@@ -94,10 +94,30 @@ impl Bench {
         command
     }
 
-    fn deploy_to_end(&self) -> (Option<i32>, String) {
+    /// Deploys and waits for it: exit code and all output.
+    pub fn deploy_to_end(&self) -> (Option<i32>, String) {
         let output = self.command().output().unwrap_or_else(|e| panic!("cannot run roadie: {e}"));
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         (output.status.code(), text)
+    }
+
+    /// Starts a deployment of the version that is written.
+    pub fn start(&self) -> Running {
+        Running::start(self.command())
+    }
+
+    /// The version that is written.
+    pub fn version(&self) -> String {
+        self.version.to_string()
+    }
+
+    /// Longest time without an answer while `work` is done, and a little behind it.
+    pub fn gap(&mut self, work: impl FnOnce(&mut Self)) -> Duration {
+        let oracle = Oracle::watch(&self.host, &self.secret());
+        std::thread::sleep(Duration::from_millis(100));
+        work(self);
+        std::thread::sleep(Duration::from_millis(300));
+        oracle.end().longest_gap
     }
 
     /// Deploys the next version with `fault` at `point`, and judges.
@@ -111,7 +131,7 @@ impl Bench {
             let _ = std::fs::remove_file(self.host.state("hold.reached"));
             let _ = std::fs::write(self.host.state("hold"), format!("{when} {function}\n"));
         }
-        let mut running = Running::start(self.command());
+        let mut running = self.start();
         let reached = self.reach(&mut running, point);
         verdict.missed = !reached;
         if reached {
@@ -240,7 +260,8 @@ impl Bench {
     }
 }
 
-fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+/// Whether it holds before `limit` is over.
+pub fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     loop {
         if holds() {
@@ -254,7 +275,7 @@ fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 }
 
 /// A controller at work; its events as they come.
-struct Running {
+pub struct Running {
     child: Child,
     lines: Receiver<String>,
     text: String,
@@ -289,6 +310,21 @@ impl Running {
     fn output(&mut self) -> &str {
         self.read();
         &self.text
+    }
+
+    /// Waits for its end: exit code and all output.
+    pub fn finish(mut self) -> (Option<i32>, String) {
+        if !self.wait(ENDS) {
+            self.kill();
+        }
+        let code = self.child.wait().ok().and_then(|s| s.code());
+        (code, self.output().to_owned())
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn has_ended(&mut self) -> bool {
