@@ -478,7 +478,7 @@ discard() { # RELEASE PACKAGE
 setup() { # RELEASE DIGEST TIMEOUT-S
   dir=$ROOT/releases/$1
   log=$S/setup-$1.log
-  rm -f "$log" "$S/setup.status"
+  rm -f "$log" "$log.head" "$S/setup.status"
   (umask 077; : >"$log")
   rm -f "$S/setup"
   shown=0
@@ -495,6 +495,12 @@ show_log() { # what has come since the last look, at most 64 KiB of it
   [ "$size" -gt "$shown" ] || return 0
   tail -c "+$((shown + 1))" "$log" | head -c 65536 | out
   shown=$size
+  # Setup appends, so its log may be cut under it: the first MiB is kept, and what comes last.
+  if [ "$size" -gt 67108864 ]; then
+    [ -e "$log.head" ] || head -c 1048576 "$log" >"$log.head"
+    : >"$log"
+    shown=0
+  fi
 }
 setup_by_systemd() { # DIR TIMEOUT-S
   sc stop "$SETUP_UNIT" 2>/dev/null
@@ -879,7 +885,7 @@ prune() { # RELEASES...
   current_id
   for id; do
     [ "$id" != "$cur" ] || continue
-    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/setup-$id.log" || { bad failed "cannot delete release $id"; return 1; }
+    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
   done
   for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done
   journal pruned "$*"

@@ -59,6 +59,8 @@ enum Found {
 
 /// Lines of output kept for the report.
 const LAST_OUTPUT: usize = 20;
+/// How often the way back is taken when contact is lost on it.
+const WAYS_BACK: u32 = 3;
 /// How often contact is sought again before the outcome is called unknown.
 const RECONNECTS: u32 = 5;
 
@@ -355,30 +357,7 @@ impl<'a> Run<'a> {
 
     async fn after_failure(&mut self, failed: StepFailure) -> RunEnd {
         let mut failure = failed.failure;
-        if failure.lost {
-            if self.task.controller.cancel.level() >= 2 {
-                return RunEnd::Unknown(failure);
-            }
-            match self.find_again().await {
-                Ok(None) => {}
-                Ok(Some(Found::Finished)) => {
-                    let warning = "contact was lost in between; the host finished by itself";
-                    return RunEnd::Completed { warning: Some(warning.into()) };
-                }
-                Ok(Some(Found::Superseded(epoch))) => return RunEnd::Superseded(Failure::superseded(epoch)),
-                Ok(Some(Found::WentBack(how))) => {
-                    failure.causes.push(format!("the host did not wait: {how}"));
-                }
-                Err(_) if !self.changed_service() && !self.switch_was_sent() => {
-                    return RunEnd::Unchanged(failure);
-                }
-                Err(_) => return RunEnd::Unknown(failure),
-            }
-            // Undoing tolerates steps that were never done: after a loss of contact, all that were sent are undone.
-            self.begun = self.plan.steps.iter().filter(|s| s.stage != PlanStage::Finish).map(|s| s.id).collect();
-        }
-        let stage = self.step(failed.id).map_or(PlanStage::Prepare, |s| s.stage);
-        if stage == PlanStage::Finish {
+        if self.step(failed.id).is_some_and(|s| s.stage == PlanStage::Finish) && !failure.lost {
             return RunEnd::Completed { warning: Some(failure.problem) };
         }
         if self
@@ -387,23 +366,61 @@ impl<'a> Run<'a> {
         {
             failure = self.name_the_service(failure);
         }
-        let changed = self.changed_service();
-        let stays = self
-            .begun
-            .iter()
-            .filter_map(|id| self.step(*id))
-            .any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }));
-        match self.undo().await {
-            Err(undo) if changed => RunEnd::NotRestored { failure, undo },
-            // What was prepared stays behind: the next run deletes or replaces it.
-            Err(undo) => {
-                failure.causes.push(format!("what was prepared could not be taken away: {}", undo.problem));
-                RunEnd::Unchanged(failure)
+        let mut lost = failure.lost;
+        // Contact may be lost on the way back as well; all of it can be repeated.
+        for _ in 0..WAYS_BACK {
+            if lost && let Some(end) = self.truth_after_loss(failed.id, &mut failure).await {
+                return end;
             }
-            Ok(()) if changed && stays => RunEnd::Left(failure),
-            Ok(()) if changed => RunEnd::RolledBack(failure),
-            Ok(()) => RunEnd::Unchanged(failure),
+            match self.undo().await {
+                Err(undo) if undo.lost => {
+                    failure.causes.push("contact was lost on the way back".into());
+                    lost = true;
+                }
+                // Asked twice to leave: the guard is armed, and takes the way from here.
+                Err(undo) if undo.outcome == Outcome::Interrupted => return RunEnd::Unknown(failure),
+                Err(undo) if self.changed_service() => return RunEnd::NotRestored { failure, undo },
+                // What was prepared stays behind: the next run deletes or replaces it.
+                Err(undo) => {
+                    failure.causes.push(format!("what was prepared could not be taken away: {}", undo.problem));
+                    return RunEnd::Unchanged(failure);
+                }
+                Ok(()) if self.changed_service() && self.stays() => return RunEnd::Left(failure),
+                Ok(()) if self.changed_service() => return RunEnd::RolledBack(failure),
+                Ok(()) => return RunEnd::Unchanged(failure),
+            }
         }
+        RunEnd::Unknown(failure)
+    }
+
+    /// Whether something that was begun is not undone.
+    fn stays(&self) -> bool {
+        let mut begun = self.begun.iter().filter_map(|id| self.step(*id));
+        begun.any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }))
+    }
+
+    /// Finds the host again and reads what it did meanwhile. `None`: the way back is ours to take.
+    async fn truth_after_loss(&mut self, step: StepId, failure: &mut Failure) -> Option<RunEnd> {
+        if self.task.controller.cancel.level() >= 2 {
+            return Some(RunEnd::Unknown(failure.clone()));
+        }
+        match self.find_again().await {
+            Ok(None) => {}
+            Ok(Some(Found::Finished)) => {
+                let warning = "contact was lost in between; the host finished by itself";
+                return Some(RunEnd::Completed { warning: Some(warning.into()) });
+            }
+            Ok(Some(Found::Superseded(epoch))) => return Some(RunEnd::Superseded(Failure::superseded(epoch))),
+            Ok(Some(Found::WentBack(how))) => failure.causes.push(format!("the host did not wait: {how}")),
+            Err(_) if !self.changed_service() && !self.switch_was_sent() => return Some(RunEnd::Unchanged(failure.clone())),
+            Err(_) => return Some(RunEnd::Unknown(failure.clone())),
+        }
+        if self.step(step).is_some_and(|s| s.stage == PlanStage::Finish) {
+            return Some(RunEnd::Completed { warning: Some(failure.problem.clone()) });
+        }
+        // Undoing tolerates steps that were never done: after a loss of contact, all that were sent are undone.
+        self.begun = self.plan.steps.iter().filter(|s| s.stage != PlanStage::Finish).map(|s| s.id).collect();
+        None
     }
 
     /// Makes a supervisor's word a sentence about the service.

@@ -297,3 +297,45 @@ fn hosts_that_cannot_take_it() {
     project.roadie(&["stop"]).exits(0);
     project.roadie(&["deploy"]).exits(0);
 }
+
+/// Hosts that flood us with output: neither our memory nor their disk grows with it.
+#[test]
+fn hosts_that_flood() {
+    let Some(hosts) = lab("hosts_that_flood", 3) else { return };
+    let project = Project::new();
+    project.add_hello();
+    let list: Vec<String> = hosts.iter().map(|h| format!("{{{}}}", on(h, "deploy"))).collect();
+    let flood = "yes 'a line of the flood' | head -c 500000000; head -c 30000000 /dev/zero";
+    project.write(
+        "roadie.yaml",
+        &format!(
+            "services:\n  hello:\n    hosts: [{}]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
+             args: [--listen, \"127.0.0.1:8080\"]\n      setup_commands: [\"{flood}\"]\n{HEALTHY}",
+            list.join(", ")
+        ),
+    );
+    project.roadie(&["pack"]).exits(0);
+    let mut child = project
+        .command(&["deploy", "--json"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut peak_kib = 0;
+    while child.try_wait().expect("waits").is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+        peak_kib = peak_kib.max(peak.unwrap_or(0));
+        let largest = "stat -c %s /opt/roadie/hello/.roadie/setup-*.log 2>/dev/null | sort -n | tail -n 1";
+        let log: u64 = hosts[0].root(largest).parse().unwrap_or(0);
+        assert!(log < 300 << 20, "the log of setup has {log} bytes");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert!(child.wait().expect("ends").success());
+    assert!(peak_kib > 0 && peak_kib < (64 + 4 * 3) << 10, "the controller took {peak_kib} KiB");
+    assert_eq!(
+        hosts[0].root("head -n 1 /opt/roadie/hello/.roadie/setup-*.log.head"),
+        "a line of the flood",
+        "its beginning is kept"
+    );
+}
