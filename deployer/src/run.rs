@@ -51,6 +51,8 @@ struct StepFailure {
 enum Found {
     /// All of it, the commit included.
     Finished,
+    /// Nothing that is in service: no guard is armed, and none has acted.
+    Unchanged,
     /// Its guard took the way back; undoing again makes sure of it.
     WentBack(String),
     /// Another run, with this epoch, has taken over: nothing there is ours to undo.
@@ -399,13 +401,20 @@ impl<'a> Run<'a> {
         begun.any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }))
     }
 
+    /// Whether this plan arms the guard before it changes anything in service.
+    fn arms(&self) -> bool {
+        self.plan.steps.iter().any(|s| matches!(s.action, Action::ArmGuard { .. }))
+    }
+
     /// Finds the host again and reads what it did meanwhile. `None`: the way back is ours to take.
     async fn truth_after_loss(&mut self, step: StepId, failure: &mut Failure) -> Option<RunEnd> {
         if self.task.controller.cancel.level() >= 2 {
             return Some(RunEnd::Unknown(failure.clone()));
         }
+        let mut last = PlanStage::Switch;
         match self.find_again().await {
             Ok(None) => {}
+            Ok(Some(Found::Unchanged)) => last = PlanStage::Prepare,
             Ok(Some(Found::Finished)) => {
                 let warning = "contact was lost in between; the host finished by itself";
                 return Some(RunEnd::Completed { warning: Some(warning.into()) });
@@ -419,7 +428,7 @@ impl<'a> Run<'a> {
             return Some(RunEnd::Completed { warning: Some(failure.problem.clone()) });
         }
         // Undoing tolerates steps that were never done: after a loss of contact, all that were sent are undone.
-        self.begun = self.plan.steps.iter().filter(|s| s.stage != PlanStage::Finish).map(|s| s.id).collect();
+        self.begun = self.plan.steps.iter().filter(|s| s.stage <= last).map(|s| s.id).collect();
         None
     }
 
@@ -496,6 +505,9 @@ impl<'a> Run<'a> {
         let new = facts.current.is_some() && facts.current == self.plan.release && !facts.unconfirmed();
         if new && facts.current != self.plan.assumes.current {
             return Ok(Some(Found::Finished));
+        }
+        if !facts.unconfirmed() && facts.current == self.plan.assumes.current && self.arms() {
+            return Ok(Some(Found::Unchanged));
         }
         Ok(None)
     }
