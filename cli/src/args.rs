@@ -238,6 +238,18 @@ pub enum Verb {
         #[command(flatten)]
         rollout: RolloutArgs,
     },
+    /// Write everything of a host's services (releases, records, journals) to standard output
+    Backup {
+        /// The host.
+        #[arg(value_name = "HOST")]
+        host: String,
+    },
+    /// Put a backup from standard input back on a host that does not have the services
+    Restore {
+        /// The host.
+        #[arg(value_name = "HOST")]
+        host: String,
+    },
     /// Delete old releases; with --all remove services from their hosts
     Cleanup {
         /// Which services.

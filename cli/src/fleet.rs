@@ -1,6 +1,7 @@
 //! The verbs that talk to hosts.
 
 use crate::args::{Global, Named, Verb};
+use crate::backup;
 use crate::out::{self, Fatal};
 use crate::packages::{self, ago};
 use crate::project::{self, Environment};
@@ -38,7 +39,11 @@ pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
         | Verb::Releases(named) => named.clone(),
         _ => Named { names: Vec::new() },
     };
-    let targets = project::targets(&definition, global, &named.names)?;
+    let mut chosen = global.clone();
+    if let Verb::Backup { host } | Verb::Restore { host } = &verb {
+        chosen.hosts.push(host.clone());
+    }
+    let targets = project::targets(&definition, &chosen, &named.names)?;
     if targets.is_empty() {
         return Err(Fatal::usage("nothing is chosen").hint("no chosen service has one of the chosen hosts"));
     }
@@ -139,6 +144,8 @@ impl Fleet {
             Verb::Logs { follow, lines, since, release, .. } => {
                 self.logs(targets, LogQuery { follow, lines, since_s: since, release }).await
             }
+            Verb::Backup { .. } => backup::backup(&self.controller, &targets, &self.global).await,
+            Verb::Restore { .. } => backup::restore(&self.controller, &targets).await,
             Verb::Exec { command } => self.exec(&targets, &command).await,
             _ => Err(Fatal::usage("this verb does not work on hosts")),
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod author;
+mod backup;
 mod demo;
 mod fleet;
 mod out;

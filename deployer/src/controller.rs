@@ -1,5 +1,6 @@
 //! The entry: options, cancellation, and the calls that users of the library make.
 
+use crate::backup;
 use crate::connect::Connector;
 use crate::failure::Failure;
 use crate::logs::{self, ExecResult, LogQuery, LogSink};
@@ -10,8 +11,10 @@ use roadie_model::event::{Event, EventKind};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_transport::Session;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 /// Told of each event, from any task; must not block.
@@ -124,6 +127,27 @@ impl Controller {
     /// Runs a shell command on each host as the login user, side by side; results in the order given.
     pub async fn exec(&self, hosts: Vec<Host>, command: String) -> Vec<ExecResult> {
         logs::exec(self, hosts, command).await
+    }
+
+    /// Streams all that makes a service on a host into `sink`, as a `.tar.gz`; gives its length.
+    ///
+    /// # Errors
+    /// [`Failure`] with its class and advice; the host is as it was.
+    pub async fn backup(
+        &self,
+        service: &Service,
+        host: &Host,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<u64, Failure> {
+        backup::backup(self, service, host, sink).await
+    }
+
+    /// Puts such an archive back on a host that does not have the service, and starts what was current.
+    ///
+    /// # Errors
+    /// [`Failure`] with its class and advice.
+    pub async fn restore(&self, service: &Service, host: &Host, archive: &Path, sha256: &str) -> Result<(), Failure> {
+        backup::restore(self, service, host, archive, sha256).await
     }
 
     /// Says goodbye to all hosts.

@@ -4,6 +4,7 @@
 //! nothing about content: that is `roadie_planner`'s part; and changes nothing on a host but through the host script
 //! (`templates/host.sh`), over a [`roadie_transport::Session`].
 
+mod backup;
 mod connect;
 mod controller;
 mod engine;
@@ -18,5 +19,6 @@ mod shell;
 
 pub use connect::{Connector, SshConnector};
 pub use controller::{Cancel, Controller, EventSink, Options, Rollout};
+pub use failure::Failure;
 pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
 pub use request::{Group, TaskReport, Verb};

@@ -152,6 +152,28 @@ impl HostShell {
         }
     }
 
+    /// The next raw bytes of a script sent with [`HostShell::send_raw`]; `None` when it ended.
+    pub async fn raw_bytes(&mut self) -> Option<Bytes> {
+        if !self.stdout.is_empty() {
+            return Some(Bytes::from(std::mem::take(&mut self.stdout)));
+        }
+        loop {
+            match self.process.next().await? {
+                Chunk::Stdout(data) => return Some(data),
+                Chunk::Stderr(data) => self.note(&data),
+                Chunk::Exit(exit) => self.exit = Some(exit),
+            }
+        }
+    }
+
+    /// How it ended, when it ended with a status.
+    pub fn status(&self) -> Option<u32> {
+        match self.exit {
+            Some(Exit::Status(code)) => Some(code),
+            _ => None,
+        }
+    }
+
     /// Why the shell ended before it was asked to, if it ended.
     pub fn end_reason(&self) -> Option<Failure> {
         match &self.exit {

@@ -321,7 +321,7 @@ fn any_host(rng: &mut fastrand::Rng) -> HostFacts {
         release.complete = rng.u8(0..5) > 0;
         facts.releases.push(release);
     }
-    facts.releases.sort_by(|a, b| b.epoch.cmp(&a.epoch));
+    facts.releases.sort_by_key(|r| std::cmp::Reverse(r.epoch));
     facts.epoch = 30;
     let any = |rng: &mut fastrand::Rng, facts: &HostFacts| match facts.releases.len() {
         0 => None,

@@ -35,8 +35,9 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "current is removed and made again instead of renamed over",
         patches: &[(
-            r#"&& mv -Tf "$ROOT/.current.new" "$ROOT/current" &&"#,
-            r#"&& rm "$ROOT/current" && sleep 0.1; mv $ROOT/.c*w $ROOT/current &&"#,
+            r#"  rm -f "$ROOT/.current.new"
+  ln -s "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" &&"#,
+            r#"  rm -f "$ROOT/current"; sleep 0.1; ln -s "releases/$1" "$ROOT/current" &&"#,
         )],
         fault: Fault::Terminate,
         point: HEALTH,
@@ -125,7 +126,7 @@ write_files() {",
     },
     Bug {
         name: "the epoch does not grow",
-        patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((99 - EPOCH))"#)],
+        patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((9 - EPOCH))"#)],
         fault: Fault::Kill,
         point: HEALTH,
         caught_by: "I",
@@ -168,4 +169,22 @@ fn seeded(original: &[u8], bug: &Bug, folder: &Path) -> PathBuf {
     std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap_or_else(|e| panic!("{e}"));
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A script that moved on must not leave a bug behind that is none.
+    #[test]
+    fn every_bug_still_fits_the_host_script() {
+        let script = std::fs::read_to_string(roadie_tests::workspace().join("templates/host.sh")).expect("reads");
+        assert!(BUGS.len() >= 12);
+        for bug in BUGS {
+            for (from, to) in bug.patches {
+                assert_eq!(script.matches(from).count(), 1, "{}: `{from}`", bug.name);
+                assert!(to.len() <= from.len() && from != to, "{}: `{to}`", bug.name);
+            }
+        }
+    }
 }

@@ -43,14 +43,13 @@ pub fn two_at_once(hosts: &[Host], times: u64) -> bool {
     let problems = on_all(hosts, times, |bench, _| {
         bench.next_version();
         let first = bench.start();
-        let first_version = bench.version();
-        bench.next_version();
-        let second = bench.start();
+        let other = format!("{}-other", bench.version());
+        let second = bench.start_as(&other);
         let ends = [first.finish(), second.finish()];
         let codes = [ends[0].0, ends[1].0];
         let winner = match codes {
-            [Some(0), Some(7)] => first_version,
-            [Some(7), Some(0)] => bench.version(),
+            [Some(0), Some(7)] => bench.version(),
+            [Some(7), Some(0)] => other,
             // One was through before the other came.
             [Some(0), Some(0)] => {
                 if let Ok(mut waits) = waits.lock() {

@@ -68,7 +68,7 @@ impl Bench {
                 "services:\n  hello:\n    hosts: [{{address: {}, user: deploy, timeout: 3s}}]\n    build: {{type: prebuilt, path: hello}}\n    \
                  deploy:\n      guard_grace: {GRACE_S}s\n      keep_releases: 2\n      args: [--listen, \"0.0.0.0:{PORT}\"]\n      \
                  setup_commands: [\"true\"]\n      setup_run: always\n      \
-                 env: {{HELLO_VERSION: \"{}\", SECRET: \"{}\"}}\n      \
+                 env: {{HELLO_VERSION: \"${{V:-{}}}\", SECRET: \"{}\"}}\n      \
                  health: {{http: \"http://127.0.0.1:{PORT}/health\", timeout: 20s, interval: 100ms, stable_for: 300ms}}\n",
                 self.host.lab.address,
                 self.version,
@@ -104,6 +104,13 @@ impl Bench {
     /// Starts a deployment of the version that is written.
     pub fn start(&self) -> Running {
         Running::start(self.command())
+    }
+
+    /// The same as another version.
+    pub fn start_as(&self, version: &str) -> Running {
+        let mut command = self.command();
+        command.env("V", version);
+        Running::start(command)
     }
 
     /// The version that is written.

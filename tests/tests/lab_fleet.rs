@@ -1,4 +1,4 @@
-//! Several hosts as one: nothing is changed before all can take part, then the policies; and plans that are kept.
+//! Several hosts as one, and one as another: nothing is changed before all can take part, then the policies; and plans that are kept.
 
 use roadie_tests::{LabHost, Project, Run, lab};
 use std::time::{Duration, Instant};
@@ -159,4 +159,51 @@ fn waiting_for_the_lock() {
     assert!(holder.wait().expect("ends").success());
     assert_eq!(versions(&hosts), ["2", "2", "2"]);
     other.roadie(&["deploy", "--lock-wait", "soon"]).exits(2);
+}
+
+/// A host is lost; a new one gets what the old one had, and goes on as if it were it.
+#[test]
+fn a_lost_host_is_rebuilt_from_its_backup() {
+    let Some(hosts) = lab("a_lost_host_is_rebuilt_from_its_backup", 3) else { return };
+    let (old, new) = (&hosts[..1], &hosts[1..2]);
+    let one = |host: &LabHost| {
+        let project = project(&hosts, "");
+        let yaml = std::fs::read_to_string(project.dir.join("roadie.yaml")).expect("reads");
+        let yaml = yaml.replace("hosts: [h1, h2, h3]", "hosts: [lost]").replace(&format!("  h{}: ", host.number), "  lost: ");
+        project.write("roadie.yaml", &yaml);
+        project
+    };
+    let before = one(&old[0]);
+    before.roadie(&["backup", "lost"]).exits(1).says("it is not deployed there");
+    before.roadie(&["deploy"]).exits(0);
+    before.run_with(&["deploy"], &[("V", "2")]).exits(0);
+    let backup = before.command(&["backup", "lost"]).output().expect("runs");
+    assert!(backup.status.success() && backup.stdout.len() > 100_000, "{}", String::from_utf8_lossy(&backup.stderr));
+    before.roadie(&["backup", "other"]).exits(2).says("no host matches `other`");
+
+    let after = one(&new[0]);
+    let restore = |bytes: &[u8]| {
+        use std::io::Write as _;
+        let mut child = after.command(&["restore", "lost"]).stdin(std::process::Stdio::piped()).spawn().expect("starts");
+        let _ = child.stdin.take().expect("is piped").write_all(bytes);
+        roadie_tests::finished(&child.wait_with_output().expect("waits"), Instant::now())
+    };
+    restore(b"no tar at all").exits(2).says("standard input is not a backup");
+    let mut damaged = backup.stdout.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    restore(&damaged).exits(9);
+    assert_eq!(versions(new), [""]);
+    restore(&backup.stdout).exits(0).says("restored and running");
+    assert_eq!(versions(new), ["2"]);
+    restore(&backup.stdout).exits(1).says("it is deployed there already").says("cleanup --all");
+    // It has its past, and goes on with it: nothing to do, back to version 1, and a version 3.
+    after.run_with(&["deploy"], &[("V", "2")]).exits(0).says("nothing to do");
+    after.roadie(&["rollback"]).exits(0);
+    assert_eq!(versions(new), ["1"]);
+    after.run_with(&["deploy"], &[("V", "4")]).exits(0);
+    new[0].lab("power", &[]);
+    new[0].lab("boot", &[]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(versions(new), ["4"], "it starts at boot");
 }
