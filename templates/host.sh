@@ -578,7 +578,10 @@ install_unit() { # RELEASE
     sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" && sync "$UNIT_DIR" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
   err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }
+  # Its link is what starts the service after a power cut: systemctl does not sync it.
   err=$(sc enable --quiet "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
+  sync "$UNIT_DIR"
+  if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR/$WANTS"; fi
   if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
 }
 remove_unit() {
