@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Pause between two looks at a lock that another run holds.
-const LOCK_POLL: Duration = Duration::from_secs(1);
+pub const LOCK_POLL: Duration = Duration::from_secs(1);
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -115,16 +115,33 @@ impl HeldShell {
 
 /// Does `verb` for one service on one host and reports how it ended. Never panics on what a host says.
 pub async fn run_task(controller: &Controller, service: &Service, host: &Host, verb: &Verb) -> (TaskReport, Before) {
-    let prepared = prepare(controller, service, host, verb, true).await;
+    let prepared = prepare(controller, service, host, verb, How::default()).await;
     proceed(controller, service, host, verb, prepared).await
 }
 
-/// Connects, locks (if `verb` changes anything), observes and plans. Without `keep` the host is let go again.
-pub async fn prepare(controller: &Controller, service: &Service, host: &Host, verb: &Verb, keep: bool) -> Prepared {
+/// How a host is prepared.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// The host stays locked until its turn.
+    pub keep: bool,
+    /// Another run's lock is waited for here. Who holds several hosts must not: two such runs would wait for each other.
+    pub wait: bool,
+    /// It was tried before: nobody is told again.
+    pub again: bool,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { keep: true, wait: true, again: false }
+    }
+}
+
+/// Connects, locks (if `verb` changes anything), observes and plans.
+pub async fn prepare(controller: &Controller, service: &Service, host: &Host, verb: &Verb, how: How) -> Prepared {
     let began = Instant::now();
     let task = Task { controller, service, host };
-    match task.prepare(verb, began).await {
-        Prepared::Held(held) if !keep => {
+    match task.prepare(verb, began, how).await {
+        Prepared::Held(held) if !how.keep => {
             held.let_go().await;
             Prepared::LetGo
         }
@@ -142,7 +159,7 @@ pub async fn proceed(
 ) -> (TaskReport, Before) {
     let task = Task { controller, service, host };
     let prepared = match prepared {
-        Prepared::LetGo => task.prepare(verb, Instant::now()).await,
+        Prepared::LetGo => task.prepare(verb, Instant::now(), How { again: true, ..How::default() }).await,
         other => other,
     };
     let (report, before) = match prepared {
@@ -177,8 +194,10 @@ pub fn report_failure(failure: &Failure, state: &str) -> HostReport {
 }
 
 impl Task<'_> {
-    async fn prepare(&self, verb: &Verb, began: Instant) -> Prepared {
-        self.emit(EventKind::Connecting);
+    async fn prepare(&self, verb: &Verb, began: Instant, how: How) -> Prepared {
+        if !how.again {
+            self.emit(EventKind::Connecting);
+        }
         if self.controller.cancel.level() > 0 {
             return Prepared::Over(report(Outcome::Interrupted, "interrupted before it began"));
         }
@@ -189,7 +208,7 @@ impl Task<'_> {
         let mut report = match session {
             Ok(session) => {
                 let trips_before = session.round_trips();
-                match self.look(&session, verb).await {
+                match self.look(&session, verb, how.wait).await {
                     Ok((shell, plan)) => {
                         let shell = HeldShell::hold(shell);
                         return Prepared::Held(Box::new(Held { session, shell, plan, trips_before, began }));
@@ -204,13 +223,13 @@ impl Task<'_> {
     }
 
     /// Observes and plans. `Err` is a report: what was only to be read, nothing to do, or a failure.
-    async fn look(&self, session: &Arc<dyn Session>, verb: &Verb) -> Result<(HostShell, HostPlan), Box<HostReport>> {
+    async fn look(&self, session: &Arc<dyn Session>, verb: &Verb, wait: bool) -> Result<(HostShell, HostPlan), Box<HostReport>> {
         if matches!(verb, Verb::Deploy { .. }) {
             // Opened while the host is observed: an upload then costs no extra round trip.
             let session = session.clone();
             tokio::spawn(async move { session.prepare_upload().await });
         }
-        let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.wants(verb)).await {
+        let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.wants(verb), wait).await {
             Ok(both) => both,
             Err(failure) => return Err(Box::new(report_failure(&failure, "nothing was changed"))),
         };
@@ -240,13 +259,14 @@ impl Task<'_> {
         session: &Arc<dyn Session>,
         lock: bool,
         wants: &[String],
+        wait: bool,
     ) -> Result<(HostShell, HostFacts), Failure> {
         let began = Instant::now();
         let mut said = false;
         loop {
             let result = self.observe(session, lock, wants).await;
             let Err(failure) = &result else { return result };
-            let over = began.elapsed() >= self.controller.options.lock_wait;
+            let over = !wait || began.elapsed() >= self.controller.options.lock_wait;
             if failure.outcome != Outcome::Locked || over {
                 return result;
             }

@@ -2,7 +2,7 @@
 //! means for those not begun and those already done.
 
 use crate::controller::Controller;
-use crate::engine::{self, Before, Prepared};
+use crate::engine::{self, Before, How, Prepared};
 use crate::failure::Failure;
 use crate::request::{Group, TaskReport, Verb};
 use futures::future::{BoxFuture, join_all};
@@ -13,7 +13,7 @@ use roadie_model::outcome::Outcome;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Runs the waves in order.
@@ -79,18 +79,25 @@ async fn look_at_all<'a>(controller: &'a Controller, groups: &[&'a Group]) -> Re
     if !together || tasks.len() < 2 {
         return Ok(Ready(Mutex::default()));
     }
-    let mut per_host: HashMap<&HostName, usize> = HashMap::new();
-    let mut looks: Vec<Look<'a>> = Vec::new();
-    for (number, (group, host)) in tasks.iter().copied().enumerate() {
-        let of_host = per_host.entry(&host.name).or_default();
-        *of_host += 1;
-        let keep = number < HELD && *of_host <= HELD_PER_HOST;
-        looks.push(Look::Going(Box::pin(async move {
-            let _permit = controller.permits.acquire().await;
-            engine::prepare(controller, &group.service, host, &group.verb, keep).await
-        })));
-    }
+    let began = Instant::now();
+    let mut looks = begin(controller, &tasks, false);
     wait_for(&mut looks, controller.options.rollout.skip_unreachable).await;
+    // While another run holds one of them, none is held: two runs that wait for each other's hosts would wait for ever.
+    let mut said = false;
+    while let Some(number) = looks.iter().position(is_locked).filter(|_| began.elapsed() < controller.options.lock_wait) {
+        if let (Look::Taken(Prepared::Over(report)), (group, host), false) = (&looks[number], tasks[number], said) {
+            said = true;
+            let text = format!("waiting: {}", report.summary);
+            controller.emit(&host.name, &group.service.name, EventKind::Warning { text });
+        }
+        let_go(looks).await;
+        tokio::select! {
+            () = tokio::time::sleep(engine::LOCK_POLL.mul_f32(1.0 + fastrand::f32())) => {}
+            () = controller.cancel.reached(1) => {}
+        }
+        looks = begin(controller, &tasks, true);
+        wait_for(&mut looks, controller.options.rollout.skip_unreachable).await;
+    }
     let refusal = tasks.iter().zip(&looks).find_map(|((_, host), look)| stops_all(controller, look).then_some(*host));
     let Some(culprit) = refusal else {
         let keys = tasks.iter().map(|(group, host)| (group.service.name.clone(), host.name.clone()));
@@ -113,6 +120,34 @@ async fn look_at_all<'a>(controller: &'a Controller, groups: &[&'a Group]) -> Re
         }
     });
     Err(join_all(ends).await)
+}
+
+/// Begins to look at all of them.
+fn begin<'a>(controller: &'a Controller, tasks: &[(&'a Group, &'a Host)], again: bool) -> Vec<Look<'a>> {
+    let mut per_host: HashMap<&HostName, usize> = HashMap::new();
+    let look = |(number, (group, host)): (usize, (&'a Group, &'a Host))| {
+        let of_host = per_host.entry(&host.name).or_default();
+        *of_host += 1;
+        let how = How { keep: number < HELD && *of_host <= HELD_PER_HOST, wait: false, again };
+        let going: BoxFuture<'a, Prepared> = Box::pin(async move {
+            let _permit = controller.permits.acquire().await;
+            engine::prepare(controller, &group.service, host, &group.verb, how).await
+        });
+        Look::Going(going)
+    };
+    tasks.iter().copied().enumerate().map(look).collect()
+}
+
+fn is_locked(look: &Look<'_>) -> bool {
+    matches!(look, Look::Taken(Prepared::Over(report)) if report.outcome == Outcome::Locked)
+}
+
+async fn let_go(looks: Vec<Look<'_>>) {
+    let held = looks.into_iter().filter_map(|look| match look {
+        Look::Taken(Prepared::Held(held)) => Some(held.let_go()),
+        _ => None,
+    });
+    join_all(held).await;
 }
 
 fn stops_all(controller: &Controller, look: &Look<'_>) -> bool {
@@ -223,7 +258,7 @@ impl Rolling<'_, '_> {
             return self.not_begun(host, "not begun: the rollout stopped, too many hosts failed").await;
         }
         let prepared = match self.take(host) {
-            None => engine::prepare(self.controller, &self.group.service, host, verb, true).await,
+            None => engine::prepare(self.controller, &self.group.service, host, verb, How::default()).await,
             Some(Look::Going(going)) => going.await,
             Some(Look::Taken(prepared)) => prepared,
         };

@@ -27,14 +27,23 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// Only asks the service, so that the looking does not slow down what is measured.
+    pub fn watch_service(host: &Host) -> Self {
+        Self::with(host, "", &[watch_service])
+    }
+
     /// Begins to look. `secret` must be in no process's arguments.
     pub fn watch(host: &Host, secret: &str) -> Self {
+        Self::with(host, secret, &[watch_current, watch_processes, watch_service])
+    }
+
+    fn with(host: &Host, secret: &str, looks: &[fn(&Host, &str, &AtomicBool) -> Seen]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let eye = |look: fn(&Host, &str, &AtomicBool) -> Seen| {
-            let (host, secret, stop) = (host.clone(), secret.to_owned(), stop.clone());
+        let eye = |look: &fn(&Host, &str, &AtomicBool) -> Seen| {
+            let (look, host, secret, stop) = (*look, host.clone(), secret.to_owned(), stop.clone());
             std::thread::spawn(move || look(&host, &secret, &stop))
         };
-        Self { eyes: vec![eye(watch_current), eye(watch_processes), eye(watch_service)], stop }
+        Self { eyes: looks.iter().map(eye).collect(), stop }
     }
 
     /// Stops and says what was seen.

@@ -120,7 +120,7 @@ impl Bench {
 
     /// Longest time without an answer while `work` is done, and a little behind it.
     pub fn gap(&mut self, work: impl FnOnce(&mut Self)) -> Duration {
-        let oracle = Oracle::watch(&self.host, &self.secret());
+        let oracle = Oracle::watch_service(&self.host);
         std::thread::sleep(Duration::from_millis(100));
         work(self);
         std::thread::sleep(Duration::from_millis(300));

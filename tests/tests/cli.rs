@@ -14,8 +14,7 @@ fn with(text: &str) -> Project {
 #[test]
 fn help_names_every_verb_and_every_exit_code() {
     let run = Project::new().roadie(&["--help"]).exits(0);
-    let verbs =
-        "init check pack packages plan deploy status start stop restart logs exec releases rollback backup restore cleanup demo completions";
+    let verbs = "init check pack packages plan deploy status start stop restart logs exec releases rollback backup restore cleanup demo completions";
     for verb in verbs.split(' ') {
         assert!(run.stdout.lines().any(|l| l.trim_start().starts_with(&format!("{verb} "))), "{verb}\n{}", run.stdout);
         Project::new().roadie(&[verb, "--help"]).exits(0).says("Usage: roadie");

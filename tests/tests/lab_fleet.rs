@@ -159,6 +159,16 @@ fn waiting_for_the_lock() {
     assert!(holder.wait().expect("ends").success());
     assert_eq!(versions(&hosts), ["2", "2", "2"]);
     other.roadie(&["deploy", "--lock-wait", "soon"]).exits(2);
+    // Two that want the same hosts, the other way round: they do not wait for each other for ever.
+    let turned = project(&hosts, "");
+    let yaml = std::fs::read_to_string(turned.dir.join("roadie.yaml")).expect("reads");
+    turned.write("roadie.yaml", &yaml.replace("[h1, h2, h3]", "[h3, h2, h1]"));
+    let run = |project: &Project, version: &str| {
+        project.command(&["deploy", "--lock-wait", "60s"]).env("V", version).spawn().expect("starts")
+    };
+    let mut both = [run(&other, "4"), run(&turned, "5")];
+    assert!(both.iter_mut().all(|child| child.wait().expect("ends").success()));
+    assert!(versions(&hosts).iter().all(|v| v == "4") || versions(&hosts).iter().all(|v| v == "5"), "{:?}", versions(&hosts));
 }
 
 /// A host is lost; a new one gets what the old one had, and goes on as if it were it.
