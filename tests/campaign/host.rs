@@ -106,6 +106,13 @@ impl Host {
         (present != listed + 2).then(|| format!("{release}: {present} files, {listed} are listed"))
     }
 
+    /// Why the installed unit is not that of the release, if it is not.
+    pub fn foreign_unit(&self, release: &str) -> Option<String> {
+        let installed = std::fs::read(self.path("/etc/systemd/system/roadie-hello.service")).unwrap_or_default();
+        let own = std::fs::read(self.service().join("releases").join(release).join("unit")).unwrap_or_default();
+        (installed != own).then(|| format!("the installed unit is not that of current, {release:.12}"))
+    }
+
     /// The last state that was recorded of a release.
     pub fn record(&self, release: &str) -> Option<String> {
         Some(self.state_line(&format!("records/{release}"))?.split(' ').next()?.to_owned())

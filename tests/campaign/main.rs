@@ -4,7 +4,7 @@
 //!     campaign exhaustive [--part I/N] [--only WORDS]     every point and every fault, or the I-th of N parts
 //!     campaign random --trials N --seed S [--minutes M] [--log FILE]
 //!     campaign two-at-once | killed-holders | downtime [--times N]
-//!     campaign bugs                                       seeded bugs: each must be caught by the invariant meant for it
+//!     campaign bugs [--only WORDS]                        seeded bugs: each must be caught by the invariant meant for it
 //!
 //! It needs the lab's hosts (`ci/lab env`), works on all of them side by side, and exits 1 on a violation. With `--log` every
 //! trial is a line of the file, and a run that is started again goes on behind the last one.
@@ -61,7 +61,7 @@ fn main() {
         Some("two-at-once") => lock::two_at_once(&hosts, number("--times", 100)),
         Some("killed-holders") => lock::killed_holders(&hosts, number("--times", 200), number("--seed", 1)),
         Some("downtime") => lock::downtime(&hosts, number("--times", 15)),
-        Some("bugs") => bugs::all_are_caught(&hosts),
+        Some("bugs") => bugs::all_are_caught(&hosts, &value("--only").unwrap_or_default()),
         _ => usage(),
     };
     std::process::exit(i32::from(!good));

@@ -146,6 +146,9 @@ impl Bench {
         }
         self.let_go();
         let ended = running.wait(fault.patience());
+        if reached && fault == Fault::Sleep && !ended && !self.host.lock_is_free() {
+            verdict.violations.push(format!("I12: the lock is held {:?} after its holder fell asleep", fault.patience()));
+        }
         if reached {
             fault.heal(&self.host, &mut running.child);
             self.let_go();
@@ -175,6 +178,9 @@ impl Bench {
         }
         if self.host.record(&settled).as_deref() != Some("proven") {
             verdict.violations.push(format!("I4: current {settled:.12} is recorded as {:?}", self.host.record(&settled)));
+        }
+        if let Some(wrong) = self.host.foreign_unit(&settled) {
+            verdict.violations.push(format!("I4: {wrong}"));
         }
         self.judge_code(&mut verdict, &old, &at_the_end, &settled, running.output());
 
