@@ -656,8 +656,9 @@ guard_timer() { # SECONDS
   note="the guard of this lifecycle does not survive a reboot"
 }
 run_timer() { # SECONDS
+  # What it starts may be a supervisor of the simple lifecycle, which outlives it: systemd must not end that with it.
   # shellcheck disable=SC2086 # one flag or none
-  err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD" --on-active="$1" --timer-property=AccuracySec=100ms \
+  err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD" --on-active="$1" --timer-property=AccuracySec=100ms -p KillMode=process \
     env "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- sh "$S/host.sh" deadline 2>&1)
 }
 stop_timer() {

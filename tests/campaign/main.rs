@@ -78,7 +78,8 @@ fn usage() -> ! {
 fn exhaustive(part: usize, of: usize, only: &str) -> VecDeque<Case> {
     let cases = Point::all().into_iter().flat_map(|point| Fault::EXHAUSTIVE.map(|fault| (fault, point)));
     let cases = cases.filter(|(fault, point)| format!("{fault} {point}").contains(only));
-    let numbered = cases.enumerate().filter(|(n, _)| (n + n / 7) % of == (part - 1) % of);
+    let faults = Fault::EXHAUSTIVE.len();
+    let numbered = cases.enumerate().filter(|(n, _)| (n % faults + n / faults) % of == (part - 1) % of);
     numbered.map(|(n, (fault, point))| Case { number: n as u64 + 1, fault, point }).collect()
 }
 
