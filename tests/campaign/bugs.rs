@@ -126,7 +126,7 @@ write_files() {",
     },
     Bug {
         name: "the epoch does not grow",
-        patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((9 - EPOCH))"#)],
+        patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((EPOCH^3|1))"#)],
         fault: Fault::Kill,
         point: HEALTH,
         caught_by: "I",
