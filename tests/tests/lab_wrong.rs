@@ -281,8 +281,8 @@ fn hosts_that_cannot_take_it() {
     refused("chown plain /opt", "chown root /opt", "/opt may be written by user ");
     refused(
         "echo 'use IO::Socket::INET; $s = IO::Socket::INET->new(Listen => 1, LocalAddr => q(127.0.0.1:8080), ReuseAddr => 1); sleep' \
-         >/root/squat.pl; systemctl reset-failed squatter; systemd-run -q --unit=squatter perl /root/squat.pl; sleep 1",
-        "systemctl stop squatter; rm /root/squat.pl",
+         >/run/squat.pl; systemctl reset-failed squatter; systemd-run -q --unit=squatter perl /run/squat.pl; sleep 1",
+        "systemctl stop squatter; rm /run/squat.pl",
         "port 8080 is taken by `perl` (process ",
     );
     refused("mv /usr/bin/base64 /usr/bin/base64.gone", "mv /usr/bin/base64.gone /usr/bin/base64", "the host lacks base64");
