@@ -509,31 +509,54 @@ show_log() { # what has come since the last look, at most 64 KiB of it
   fi
 }
 setup_by_systemd() { # DIR TIMEOUT-S
+  # A unit that was forked and did not get as far as our first word: systemd lost its control group to the clean-up of a
+  # former one of that name (status 219). Nothing was run, so it is tried again.
+  tries=3
+  while :; do
+    setup_unit "$1" "$2" && return 0
+    tries=$((tries - 1))
+    [ "$state" != unbegun ] || [ $tries -eq 0 ] || { sleep 0.2; continue; }
+    bad "$failure" "$because"
+    return 1
+  done
+}
+setup_unit() { # DIR TIMEOUT-S
+  failure=setup
+  state=
   sc stop "$SETUP_UNIT" 2>/dev/null
   sc reset-failed "$SETUP_UNIT" 2>/dev/null
-  # shellcheck disable=SC2086,SC2016 # one flag or none; $0 is the inner shell's
+  rm -f "$S/setup.began"
+  # shellcheck disable=SC2086,SC2016 # one flag or none; $0 and $1 are the inner shell's
   err=$(systemd-run $USER_FLAG --quiet --unit="$SETUP_UNIT" -p RemainAfterExit=yes -p RuntimeMaxSec="$2" -p TimeoutStopSec=5 \
     -p KillMode=control-group -p EnvironmentFile=-"$1/env" -p WorkingDirectory="$1" --setenv=DEBIAN_FRONTEND=noninteractive \
-    --setenv=HOME="$HOME" --setenv=PATH="$PATH" sh -c 'exec sh ./setup.sh >>"$0" 2>&1 </dev/null' "$log" 2>&1) ||
-    { bad setup "cannot start setup: $err"; return 1; }
+    --setenv=HOME="$HOME" --setenv=PATH="$PATH" \
+    sh -c ': >"$1" && exec sh ./setup.sh >>"$0" 2>&1 </dev/null' "$log" "$S/setup.began" 2>&1) ||
+    { because="cannot start setup: $err"; return 1; }
   while :; do
     state=$(sc show "$SETUP_UNIT" -p ActiveState,SubState,Result,ExecMainStatus | tr '\n' ' ')
     case $state in
       *ActiveState=active*SubState=running*|*ActiveState=activating*|*ActiveState=deactivating*) ;;
       *) break ;;
     esac
-    if [ -e "$S/cancel" ]; then sc stop "$SETUP_UNIT"; bad cancelled "asked to stop during setup"; return 1; fi
+    if [ -e "$S/cancel" ]; then sc stop "$SETUP_UNIT"; failure=cancelled; because="asked to stop during setup"; return 1; fi
     show_log
     sleep 0.1
   done
   sc stop "$SETUP_UNIT" 2>/dev/null
   sc reset-failed "$SETUP_UNIT" 2>/dev/null
+  began=
+  if [ -e "$S/setup.began" ]; then rm -f "$S/setup.began"; began=1; fi
   case $state in
-    *Result=success*) ;;
-    *Result=timeout*) bad setup "setup took longer than $2 s and was stopped with all its processes"; return 1 ;;
-    *Result=oom-kill*) bad setup "setup was killed: out of memory"; return 1 ;;
-    *) state=${state##*ExecMainStatus=}; state=${state%% *}; bad setup "setup ended with status $state"; return 1 ;;
+    *Result=success*) return 0 ;;
+    *Result=timeout*) because="setup took longer than $2 s and was stopped with all its processes" ;;
+    *Result=oom-kill*) because="setup was killed: out of memory" ;;
+    *)
+      state=${state##*ExecMainStatus=}
+      state=${state%% *}
+      because="setup ended with status $state"
+      [ -n "$began" ] || { because="systemd could not start setup: status $state in $SETUP_UNIT"; state=unbegun; } ;;
   esac
+  return 1
 }
 setup_by_hand() { # DIR TIMEOUT-S
   # The words are expanded by the inner shell.

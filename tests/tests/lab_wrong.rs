@@ -172,6 +172,23 @@ fn setup_that_goes_wrong() {
         assert_eq!(host.root("pgrep -f 'sleep 98[0-9]'"), "", "{command}: no process of it is left");
         assert_eq!(host.root("readlink /opt/roadie/hello/current"), "");
     }
+    // systemd forks it and fails before our first word, as it does when it loses the unit's control group to a clean-up: nothing
+    // was run, so it is tried again.
+    let setup = format!("      setup_commands: [\"echo x >>/opt/times\"]\n{HEALTHY}");
+    let drop_in = |more: &str| {
+        host.root(&format!(
+            "mkdir -p /run/systemd/system/roadie-setup-hello.service.d; rm -rf /opt/needed /opt/times
+             printf '[Unit]\\n{more}\\n[Service]\\nBindPaths=/opt/needed:/mnt\\n' >/run/systemd/system/roadie-setup-hello.service.d/x.conf
+             printf '[Service]\\nType=oneshot\\nExecStart=mkdir /opt/needed\\n' >/run/systemd/system/remedy.service; systemctl daemon-reload"
+        ));
+    };
+    drop_in("");
+    project(&on(host, "root"), &setup).roadie(&["deploy"]).exits(1).says("systemd could not start setup: status 226").says("roadie-setup");
+    drop_in("OnFailure=remedy.service");
+    project(&on(host, "root"), &setup).roadie(&["deploy"]).exits(0);
+    assert_eq!(host.root("cat /opt/times"), "x", "once");
+    host.root("rm -rf /run/systemd/system/roadie-setup-hello.service.d /run/systemd/system/remedy.service; systemctl daemon-reload");
+    host.reset();
     // Without systemd's help as well: the simple lifecycle in the user's scope.
     let deploy = "      lifecycle: simple\n      scope: user\n      setup_timeout: 2s\n      setup_commands: [\"trap '' TERM; sleep 984\"]\n";
     project(&on(host, "plain"), deploy).roadie(&["deploy"]).exits(1).says("setup took longer than 2 s");
