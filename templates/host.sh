@@ -260,8 +260,6 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
     fact "current $cur"
-    if [ -r "$ROOT/current/unit" ]; then fact "unit $(base64 <"$ROOT/current/unit" | tr -d '\n')"; fi
-    if [ -r "$ROOT/current/config.toml" ]; then fact "config $(base64 <"$ROOT/current/config.toml" | tr -d '\n')"; fi
   fi
   for f in "$S"/records/*; do
     first_line "$f" || continue
@@ -279,6 +277,12 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
   service_facts
+}
+# What a plan compares itself with.
+texts() {
+  for name in unit config.toml env; do
+    if [ -r "$ROOT/current/$name" ]; then fact "text $name $(base64 <"$ROOT/current/$name" | tr -d '\n')"; fi
+  done
 }
 find_libraries() { # SONAMES-AND-INTERPRETERS...: says which are not there
   cache=
@@ -550,10 +554,11 @@ setup_unit() { # DIR TIMEOUT-S
     *Result=success*) return 0 ;;
     *Result=timeout*) because="setup took longer than $2 s and was stopped with all its processes" ;;
     *Result=oom-kill*) because="setup was killed: out of memory" ;;
+    *Result=signal*|*Result=core-dump*) because="setup was killed by signal ${state##*ExecMainStatus=}" ;;
     *)
       state=${state##*ExecMainStatus=}
       state=${state%% *}
-      because="setup ended with status $state"
+      ended_with "$state"
       [ -n "$began" ] || { because="systemd could not start setup: status $state in $SETUP_UNIT"; state=unbegun; } ;;
   esac
   return 1
@@ -583,7 +588,11 @@ setup_by_hand() { # DIR TIMEOUT-S
   wait "$pid" 2>/dev/null
   first_line "$S/setup.status" || line=unknown
   rm -f "$S/setup.status"
-  [ "$line" = 0 ] || { bad setup "setup ended with status $line"; return 1; }
+  [ "$line" = 0 ] || { ended_with "$line"; bad setup "$because"; return 1; }
+}
+ended_with() { # STATUS
+  because="setup ended with status $1"
+  case $1 in 137) because="$because: one of its commands was killed, maybe for want of memory" ;; esac
 }
 
 install_unit() { # RELEASE
@@ -682,7 +691,7 @@ run_timer() { # SECONDS
   # What it starts may be a supervisor of the simple lifecycle, which outlives it: systemd must not end that with it.
   # shellcheck disable=SC2086 # one flag or none
   err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD" --on-active="$1" --timer-property=AccuracySec=100ms -p KillMode=process \
-    env "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- sh "$S/host.sh" deadline 2>&1)
+    -p Restart=on-failure -p RestartSec=5 env "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- sh "$S/host.sh" deadline 2>&1)
 }
 stop_timer() {
   # The guard itself is what the timer started.
@@ -724,11 +733,14 @@ hand_to_guard() {
 wait_for_deadline() { # EPOCH
   while read_guard && [ "$g_epoch" = "$1" ] && [ "$g_deadline" != held ]; do
     uptime_s
-    if [ "$up" -ge "$g_deadline" ]; then guard deadline; return; fi
+    if [ "$up" -ge "$g_deadline" ]; then
+      (guard deadline) && return
+      sleep 4
+    fi
     sleep 1
   done
 }
-# The other executor of the way back. HOW is deadline or boot.
+# The other executor of the way back. HOW is deadline or boot. Ends with 0 when there is nothing left to try.
 guard() { # HOW
   exec 9>>"$S/lock"
   if ! take_lock 50; then
@@ -752,7 +764,7 @@ guard() { # HOW
   EPOCH=$g_epoch
   if [ "$g_tries" -ge 3 ]; then
     settled "gave up after 3 attempts to go back"
-    exit 1
+    exit 0
   fi
   g_tries=$((g_tries + 1))
   write_guard
@@ -761,7 +773,7 @@ guard() { # HOW
     settled "could not go back: $reason"
     exit 1
   fi
-  disarm_guard
+  by_guard disarm_guard
   case $g_back in none) settled "took away release $(short "$g_to"), there was none before" ;; *) settled "went back to release $(short "$g_back")" ;; esac
 }
 short() { printf %.12s "$1"; }
@@ -772,21 +784,27 @@ settled() { # TEXT
 }
 # All of it can be repeated, from wherever an earlier attempt stopped.
 go_back() {
-  if [ "$g_back" != none ] && ! verify_tree "$ROOT/releases/$g_back"; then
+  if [ "$g_back" != none ] && ! by_guard verify_tree "$ROOT/releases/$g_back"; then
     # Better the unconfirmed one than none.
     reason="release $g_back was damaged ($bad_file)"
     return 1
   fi
-  if [ "$g_to" != "$g_back" ] && [ -e "$S/records/$g_to" ]; then record "$g_to" failed; fi
-  if [ -z "$AT_BOOT" ]; then stop || return 1; fi
+  if [ "$g_to" != "$g_back" ] && [ -e "$S/records/$g_to" ]; then by_guard record "$g_to" failed; fi
+  if [ -z "$AT_BOOT" ]; then by_guard stop || return 1; fi
   if [ "$g_back" = none ]; then
-    switch "" && remove_unit
+    by_guard switch "" && by_guard remove_unit
     return
   fi
-  switch "$g_back" && install_unit "$g_back" || return 1
+  by_guard switch "$g_back" && by_guard install_unit "$g_back" || return 1
   # At boot systemd starts it as soon as we are done.
   if [ -n "$AT_BOOT" ] || [ "$g_runs" = 0 ]; then return 0; fi
-  restart
+  by_guard restart
+}
+# The guard's own steps can be held like those of a run.
+by_guard() { # FUNCTION ARGS...
+  hold before "guard $1"
+  "$@" || return 1
+  hold after "guard $1"
 }
 
 # ---- the process ----------------------------------------------------------------------------------------------------------

@@ -373,24 +373,7 @@ fn print_plan(plan: &HostPlan) {
     for step in &plan.steps {
         out::line(&format!("  {:>2} {}", step.id, step.action));
     }
-    let Some(rendered) = &plan.rendered else { return };
-    let facts = &plan.assumes;
-    diff("unit", facts.unit_text.as_deref(), &rendered.unit);
-    diff("config.toml", facts.config_text.as_deref(), &rendered.config);
-}
-
-fn diff(name: &str, old: Option<&str>, new: &str) {
-    // A new release id in the unit is no change of the unit.
-    let without_id =
-        |text: &str| text.lines().filter(|l| !l.contains("ROADIE_RELEASE=")).map(|l| format!("{l}\n")).collect::<String>();
-    let (old, new) = (without_id(old.unwrap_or_default()), without_id(new));
-    if old == new {
-        return;
-    }
-    let diff = similar::TextDiff::from_lines(old.as_str(), new.as_str());
-    let text =
-        diff.unified_diff().context_radius(2).header(&format!("{name} (on the host)"), &format!("{name} (new)")).to_string();
-    text.lines().for_each(|l| out::line(&format!("  {l}")));
+    plan.changes.iter().flat_map(|c| c.diff.lines()).for_each(|l| out::line(&format!("  {l}")));
 }
 
 fn facts(report: &TaskReport) -> Option<HostFacts> {

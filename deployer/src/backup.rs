@@ -1,7 +1,7 @@
 //! Everything of a service on a host as one archive, and back: for hosts that are lost.
 
 use crate::controller::Controller;
-use crate::engine::Task;
+use crate::engine::{LookFor, Task};
 use crate::failure::Failure;
 use crate::shell::{Frame, Stage};
 use roadie_model::definition::{Host, Service};
@@ -21,7 +21,7 @@ pub async fn backup(
 ) -> Result<u64, Failure> {
     let task = Task { controller, service, host };
     let session = controller.session(host).await?;
-    let (mut shell, facts) = task.observe(&session, true, &[]).await?;
+    let (mut shell, facts) = task.observe(&session, true, &LookFor::default()).await?;
     let refusal = match (&facts.current, &facts.guard) {
         (None, _) => Some("it is not deployed there"),
         (_, Some(_)) => Some("a deployment there was not confirmed"),
@@ -59,7 +59,7 @@ pub async fn restore(
 ) -> Result<(), Failure> {
     let task = Task { controller, service, host };
     let session = controller.session(host).await?;
-    let (mut shell, facts) = task.observe(&session, true, &[]).await?;
+    let (mut shell, facts) = task.observe(&session, true, &LookFor::default()).await?;
     if facts.current.is_some() || !facts.releases.is_empty() {
         shell.close().await;
         let hint = format!("`roadie cleanup --all {} --host {}` takes it away", service.name, host.name);

@@ -2,11 +2,11 @@
 
 use crate::controller::Controller;
 use crate::failure::Failure;
-use crate::health;
 use crate::observe::Observation;
 use crate::request::{TaskReport, Verb};
 use crate::run::{Run, RunEnd};
 use crate::shell::{BEAT, Frame, HostShell, Stage};
+use crate::{health, sudo};
 use roadie_model::definition::{Host, Service};
 use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
@@ -67,6 +67,17 @@ pub enum Prepared {
     Held(Box<Held>),
     /// The plan can be carried out; the host was let go and is looked at again at its turn.
     LetGo,
+}
+
+/// What an observation looks for besides the facts that every one has.
+#[derive(Debug, Default)]
+pub struct LookFor {
+    /// Port of the health check on the host itself, or empty.
+    port: String,
+    /// Libraries by their name, interpreters by their path.
+    files: BTreeSet<String>,
+    /// Whether the texts of the current release are read.
+    texts: bool,
 }
 
 /// A locked host with its plan. Its shell is told now and then that we are there.
@@ -229,7 +240,7 @@ impl Task<'_> {
             let session = session.clone();
             tokio::spawn(async move { session.prepare_upload().await });
         }
-        let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.wants(verb), wait).await {
+        let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.looks_for(verb), wait).await {
             Ok(both) => both,
             Err(failure) => return Err(Box::new(report_failure(&failure, "nothing was changed"))),
         };
@@ -238,7 +249,12 @@ impl Task<'_> {
             return Err(Box::new(self.reading_report(&facts)));
         }
         let plan = match self.plan(verb, &facts) {
-            Ok(plan) => plan,
+            Ok(mut plan) => {
+                if let (Verb::Plan { .. }, Some(rendered)) = (verb, &plan.rendered) {
+                    plan.changes = planner::changes(&facts.texts, rendered);
+                }
+                plan
+            }
             Err(failure) => {
                 shell.close().await;
                 let report = report_failure(&failure, "nothing was changed");
@@ -258,13 +274,13 @@ impl Task<'_> {
         &self,
         session: &Arc<dyn Session>,
         lock: bool,
-        wants: &[String],
+        look_for: &LookFor,
         wait: bool,
     ) -> Result<(HostShell, HostFacts), Failure> {
         let began = Instant::now();
         let mut said = false;
         loop {
-            let result = self.observe(session, lock, wants).await;
+            let result = self.observe(session, lock, look_for).await;
             let Err(failure) = &result else { return result };
             let over = !wait || began.elapsed() >= self.controller.options.lock_wait;
             if failure.outcome != Outcome::Locked || over {
@@ -283,13 +299,11 @@ impl Task<'_> {
     }
 
     /// Opens a shell, takes the lock if asked to, and reads the host: one round trip on an open channel.
-    ///
-    /// `wants` is what [`wants`] gives: the things to look for besides.
     pub async fn observe(
         &self,
         session: &Arc<dyn Session>,
         lock: bool,
-        wants: &[String],
+        look_for: &LookFor,
     ) -> Result<(HostShell, HostFacts), Failure> {
         let limit = self.host.connect_timeout + Duration::from_secs(20);
         let work = async {
@@ -298,8 +312,12 @@ impl Task<'_> {
             if lock {
                 stage.call("lock", &[&self.controller.options.identity]);
             }
-            let wants: Vec<&str> = wants.iter().map(String::as_str).collect();
-            stage.call("observe", &wants);
+            let mut words = vec![look_for.port.as_str()];
+            words.extend(look_for.files.iter().map(String::as_str));
+            stage.call("observe", &words);
+            if look_for.texts {
+                stage.call("texts", &[]);
+            }
             shell.send(&stage).await?;
             let mut observation = Observation::default();
             loop {
@@ -315,7 +333,8 @@ impl Task<'_> {
             }
         };
         match tokio::time::timeout(limit, work).await {
-            Ok(result) => result,
+            Ok(Ok(both)) => Ok(both),
+            Ok(Err(failure)) => Err(sudo::explain(session, failure).await),
             Err(_) => Err(Failure {
                 lost: true,
                 ..Failure::new(Outcome::Unreachable, format!("the host gave no answer within {limit:.0?}"))
@@ -344,16 +363,15 @@ impl Task<'_> {
         Ok(plan)
     }
 
-    /// What a new release needs of the host: the port of its health check, then libraries and interpreters.
-    fn wants(&self, verb: &Verb) -> Vec<String> {
-        let (Verb::Deploy { packages, .. } | Verb::Plan { packages }) = verb else { return Vec::new() };
+    /// What a new release needs of the host.
+    fn looks_for(&self, verb: &Verb) -> LookFor {
+        let (Verb::Deploy { packages, .. } | Verb::Plan { packages }) = verb else { return LookFor::default() };
         let port = health::port(&self.service.deploy.health.probe).map(|p| p.to_string()).unwrap_or_default();
         let needed = packages.iter().flat_map(|p| {
             let requires = &p.metadata.requires;
             requires.interpreter.iter().chain(&requires.sonames).cloned()
         });
-        let needed: BTreeSet<String> = needed.collect();
-        std::iter::once(port).chain(needed).collect()
+        LookFor { port, files: needed.collect(), texts: matches!(verb, Verb::Plan { .. }) }
     }
 
     /// A plan that was kept is carried out as it is, or not at all.

@@ -1,7 +1,7 @@
 //! Probes that the controller makes over the session: the host needs no tool for them.
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use roadie_model::definition::{Health, Probe};
@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// One probe waits at most this long for its answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An answer is read as far as this when its text matters.
+const MAX_BODY: usize = 1 << 20;
 
 /// Whether the controller makes this probe; the others are made by the host script.
 pub fn is_remote(probe: &Probe) -> bool {
@@ -28,7 +31,7 @@ pub async fn wait(session: &Arc<dyn Session>, health: &Health) -> Result<(), Str
     loop {
         attempts += 1;
         let limit = PROBE_TIMEOUT.min(health.timeout.saturating_sub(began.elapsed()).max(Duration::from_millis(100)));
-        let result = match timeout(limit, probe(session, &health.probe)).await {
+        let result = match timeout(limit, probe(session, health)).await {
             Ok(result) => result,
             Err(_) => Err(format!("gave no answer within {limit:.0?}")),
         };
@@ -70,10 +73,10 @@ pub fn port(probe: &Probe) -> Option<u16> {
     }
 }
 
-async fn probe(session: &Arc<dyn Session>, probe: &Probe) -> Result<(), String> {
-    match probe {
+async fn probe(session: &Arc<dyn Session>, health: &Health) -> Result<(), String> {
+    match &health.probe {
         Probe::Tcp(port) => session.forward("127.0.0.1", *port).await.map(drop).map_err(|e| explain(&e)),
-        Probe::Http(url) => http(session, url).await,
+        Probe::Http(url) => http(session, url, health.expect.as_deref()).await,
         Probe::Exec(_) | Probe::Notify | Probe::StaysUp => Ok(()),
     }
 }
@@ -88,7 +91,7 @@ fn explain(error: &TransportError) -> String {
     }
 }
 
-async fn http(session: &Arc<dyn Session>, url: &str) -> Result<(), String> {
+async fn http(session: &Arc<dyn Session>, url: &str, expect: Option<&str>) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|e| format!("is no URL: {e}"))?;
     let host = uri.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']).to_owned();
     let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -104,10 +107,25 @@ async fn http(session: &Arc<dyn Session>, url: &str) -> Result<(), String> {
         .body(Empty::<Bytes>::new())
         .map_err(|e| format!("is no URL: {e}"))?;
     let answer = sender.send_request(request).await;
-    driver.abort();
-    match answer {
-        Ok(response) if response.status().is_success() => Ok(()),
-        Ok(response) => Err(format!("answered {}", response.status().as_u16())),
+    let result = match answer {
+        Ok(response) if !response.status().is_success() => Err(format!("answered {}", response.status().as_u16())),
+        Ok(response) => match expect {
+            Some(text) => expected(response.into_body(), text).await,
+            None => Ok(()),
+        },
         Err(error) => Err(format!("failed: {error}")),
+    };
+    driver.abort();
+    result
+}
+
+/// Whether the body contains `text`, as far as [`MAX_BODY`].
+async fn expected(body: hyper::body::Incoming, text: &str) -> Result<(), String> {
+    let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| format!("failed: {e}"))?.to_bytes();
+    let body = String::from_utf8_lossy(&body);
+    if body.contains(text) {
+        return Ok(());
     }
+    let shown: String = body.trim().chars().take(80).filter(|c| !c.is_control()).collect();
+    Err(format!("answered `{shown}`, expected `{text}`"))
 }

@@ -16,6 +16,7 @@ mod request;
 mod rollout;
 mod run;
 mod shell;
+mod sudo;
 
 pub use connect::{Connector, SshConnector};
 pub use controller::{Cancel, Controller, EventSink, Options, Rollout};

@@ -1,7 +1,7 @@
 //! Reading service logs and running commands: streams that end in no release.
 
 use crate::controller::Controller;
-use crate::engine::Task;
+use crate::engine::{LookFor, Task};
 use crate::failure::Failure;
 use crate::shell::{HostShell, sanitise};
 use futures::future::join_all;
@@ -185,7 +185,7 @@ async fn read(
 async fn full_release(controller: &Controller, source: &Source<'_>, prefix: &str) -> Result<String, Failure> {
     let session = controller.session(source.host).await?;
     let task = Task { controller, service: source.service, host: source.host };
-    let (shell, facts) = task.observe(&session, false, &[]).await?;
+    let (shell, facts) = task.observe(&session, false, &LookFor::default()).await?;
     shell.close().await;
     let found: Vec<_> = facts.releases.iter().filter(|r| r.id.as_str().starts_with(prefix)).collect();
     match found.as_slice() {

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use roadie_model::facts::{GuardFacts, HostFacts, Listener, ReleaseFacts, ReleaseState, ServiceState, Settled};
 use roadie_model::id::{PackageId, ReleaseId};
+use roadie_model::plan::SecretText;
 
 /// Collects fact lines.
 #[derive(Debug, Default)]
@@ -50,8 +51,16 @@ impl Observation {
                 (facts.epoch, facts.epoch_tag) = (number.parse().unwrap_or(0), tag.to_owned());
             }
             "current" => facts.current = ReleaseId::new(value).ok(),
-            "unit" => facts.unit_text = decode(value),
-            "config" => facts.config_text = decode(value),
+            "text" => {
+                let (name, value) = value.split_once(' ').unwrap_or((value, ""));
+                let text = decode(value).map(SecretText::new);
+                match name {
+                    "unit" => facts.texts.unit = text,
+                    "config.toml" => facts.texts.config = text,
+                    "env" => facts.texts.env = text,
+                    _ => {}
+                }
+            }
             "release" => facts.releases.extend(release(value)),
             "installed_unit" => facts.unit_sha256 = Some(value.to_owned()),
             "setup" => facts.setup_digest = Some(value.to_owned()),
@@ -229,7 +238,7 @@ mod tests {
     fn garbage_gives_missing_facts() {
         let facts =
             observe(&[("release", "../../x 1 - proven"), ("space", ""), ("uid", "x"), ("unit", "%%%"), ("simple_state", "")]);
-        assert!(facts.releases.is_empty() && facts.unit_text.is_none() && facts.free_bytes == 0);
+        assert!(facts.releases.is_empty() && facts.texts.unit.is_none() && facts.free_bytes == 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Runs a plan on one host: flights of steps down, frames back up, and on a failure the undo list newest first.
 
-use crate::engine::{PlannedPackage, Task};
+use crate::engine::{LookFor, PlannedPackage, Task};
 use crate::failure::Failure;
 use crate::health;
 use crate::shell::{Frame, HostShell, Stage, one_shot};
@@ -387,18 +387,21 @@ impl<'a> Run<'a> {
                     failure.causes.push(format!("what was prepared could not be taken away: {}", undo.problem));
                     return RunEnd::Unchanged(failure);
                 }
-                Ok(()) if self.changed_service() && self.stays() => return RunEnd::Left(failure),
-                Ok(()) if self.changed_service() => return RunEnd::RolledBack(failure),
-                Ok(()) => return RunEnd::Unchanged(failure),
+                Ok(()) if !self.changed_service() => return RunEnd::Unchanged(failure),
+                Ok(()) => {
+                    let Some(why) = self.stays() else { return RunEnd::RolledBack(failure) };
+                    failure.causes.push(format!("it is not taken back: {why}"));
+                    return RunEnd::Left(failure);
+                }
             }
         }
         RunEnd::Unknown(failure)
     }
 
-    /// Whether something that was begun is not undone.
-    fn stays(&self) -> bool {
-        let mut begun = self.begun.iter().filter_map(|id| self.step(*id));
-        begun.any(|s| s.stage == PlanStage::Switch && matches!(s.undo, Undo::Stays { .. }))
+    /// Why something that was begun is not undone, if there is such a thing.
+    fn stays(&self) -> Option<&'a str> {
+        let begun = self.begun.iter().filter_map(|id| self.step(*id)).filter(|s| s.stage == PlanStage::Switch);
+        begun.into_iter().find_map(|s| if let Undo::Stays { why } = &s.undo { Some(why.as_str()) } else { None })
     }
 
     /// Whether this plan arms the guard before it changes anything in service.
@@ -492,7 +495,7 @@ impl<'a> Run<'a> {
     async fn look_again(&mut self) -> Result<Option<Found>, Failure> {
         self.session = self.task.controller.reconnect(self.task.host).await?;
         // While the stage that lost us still runs, it holds the lock: that is an error here, and the next attempt's turn.
-        let (shell, facts) = self.task.observe(&self.session, true, &[]).await?;
+        let (shell, facts) = self.task.observe(&self.session, true, &LookFor::default()).await?;
         let before = std::mem::replace(&mut self.shell, shell);
         let began = facts.epoch_tag == before.tag();
         if !began && facts.epoch > self.plan.assumes.epoch {
@@ -569,7 +572,7 @@ impl<'a> Run<'a> {
             Lifecycle::Systemd => "systemd",
             Lifecycle::Simple => "simple",
         };
-        let args = [release, &r.unit, &r.config, r.env.reveal(), r.run.reveal(), &r.health, lifecycle, &r.manifest];
+        let args = [release, &r.unit, r.config.reveal(), r.env.reveal(), r.run.reveal(), &r.health, lifecycle, &r.manifest];
         stage.step(id, "write_files", &args);
     }
 

@@ -221,6 +221,8 @@ pub struct Deploy {
     pub max_failures: u32,
     /// What becomes of the hosts that are on the new release when more than that failed.
     pub on_failure: OnFailure,
+    /// Whether a failed deployment is taken back.
+    pub rollback: RollbackRule,
 }
 
 /// Who keeps the process alive.
@@ -275,6 +277,16 @@ pub enum OnFailure {
     RollbackAll,
 }
 
+/// Whether a release may be taken back by roadie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RollbackRule {
+    /// A failed deployment goes back to the release before, by itself.
+    Automatic,
+    /// What setup did cannot be undone (a migration): a failed release stays, for a human to decide.
+    Forbidden,
+}
+
 /// When a service counts as healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -288,6 +300,9 @@ pub struct Health {
     pub good: u32,
     /// How long it must have been up without a restart.
     pub stable_for: Duration,
+    /// What the body of a good answer to [`Probe::Http`] contains: the version that is meant to answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
 }
 
 /// What is asked of a service to know its health.

@@ -2,6 +2,7 @@
 
 use crate::definition::Health;
 use crate::id::{PackageId, ReleaseId};
+use crate::plan::SecretText;
 use serde::{Deserialize, Serialize};
 
 /// What one host has, as far as one service is concerned.
@@ -48,10 +49,9 @@ pub struct HostFacts {
     pub releases: Vec<ReleaseFacts>,
     /// sha256 of the installed unit file.
     pub unit_sha256: Option<String>,
-    /// Unit text of the current release.
-    pub unit_text: Option<String>,
-    /// Rendered config of the current release.
-    pub config_text: Option<String>,
+    /// What the current release was rendered to, when it was asked for. In no serialised form: there are secrets in it.
+    #[serde(skip)]
+    pub texts: Texts,
     /// The process, as its supervisor sees it.
     pub service: ServiceFacts,
     /// Digest of the setup that last succeeded here.
@@ -60,6 +60,17 @@ pub struct HostFacts {
     pub guard: Option<GuardFacts>,
     /// What the guard last did by itself, in words; gone with the next deployment.
     pub settled: Option<Settled>,
+}
+
+/// The texts of the release in service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Texts {
+    /// Its unit.
+    pub unit: Option<SecretText>,
+    /// Its config.
+    pub config: Option<SecretText>,
+    /// Its environment file.
+    pub env: Option<SecretText>,
 }
 
 /// A process that listens on a port and is not the service.

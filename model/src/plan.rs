@@ -251,8 +251,8 @@ pub struct Step {
 pub struct Rendered {
     /// The unit file's text.
     pub unit: String,
-    /// The config file's text; empty when the service has none.
-    pub config: String,
+    /// The config file's text; empty when the service has none. Its template may have put secrets in.
+    pub config: SecretText,
     /// The environment file's text.
     pub env: SecretText,
     /// Script that the simple lifecycle starts: environment, then the command. Secret like the environment.
@@ -317,6 +317,18 @@ pub struct HostPlan {
     pub assumes: Box<HostFacts>,
     /// In order; empty when nothing is to be done.
     pub steps: Vec<Step>,
+    /// What it changes in the texts of the release, when that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+}
+
+/// What becomes of one text of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Which: `unit`, `config.toml`, `environment`.
+    pub name: String,
+    /// Unified diff; values of the environment stand as `<env.KEY>`.
+    pub diff: String,
 }
 
 impl HostPlan {

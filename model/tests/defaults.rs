@@ -1,7 +1,7 @@
 //! What a definition says when its file says little, and how the reference tells it.
 
-use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, RuntimeKind};
-use roadie_model::definition::{Scope, Service, SetupRun, Strategy};
+use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, RollbackRule};
+use roadie_model::definition::{RuntimeKind, Scope, Service, SetupRun, Strategy};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::parse::{Inputs, KEYS, SourceFile, parse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,7 @@ fn least() -> Service {
         timeout: Duration::from_secs(30),
         good: 1,
         stable_for: Duration::from_secs(2),
+        expect: None,
     };
     let deploy = Deploy {
         lifecycle: Lifecycle::Systemd,
@@ -63,6 +64,7 @@ fn least() -> Service {
         strategy: Strategy::All,
         max_failures: 0,
         on_failure: OnFailure::Hold,
+        rollback: RollbackRule::Automatic,
     };
     Service {
         name: ServiceName::new("a").expect("valid"),

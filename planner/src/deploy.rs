@@ -2,7 +2,7 @@
 
 use crate::choose::choose_package;
 use crate::render::{RenderError, render};
-use roadie_model::definition::{Deploy, Health, Host, Lifecycle, Probe, Scope, Service, SetupRun};
+use roadie_model::definition::{Deploy, Health, Host, Lifecycle, Probe, RollbackRule, Scope, Service, SetupRun};
 use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::package::Package;
@@ -95,6 +95,7 @@ fn empty_plan(input: Input<'_>, release: &ReleaseId, package: &Package) -> HostP
         rendered: None,
         assumes: Box::new(input.facts.clone()),
         steps: Vec::new(),
+        changes: Vec::new(),
     }
 }
 
@@ -270,19 +271,26 @@ fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, deploy: &Deploy,
     };
     let deadline_s = health.timeout.as_secs() + health.stable_for.as_secs() + START_STOP_S;
     let grace_s = deploy.guard_grace.as_secs().max(1);
+    let forbidden = deploy.rollback == RollbackRule::Forbidden;
+    let undo = |action: Action| match forbidden {
+        false => by(action),
+        true => Undo::Stays { why: "`rollback: forbidden`".into() },
+    };
     let arm = Action::ArmGuard { back_to: old_id.clone(), to: to.clone(), runs: runs && old.is_some(), deadline_s, grace_s };
-    steps.push(Stage::Switch, arm, restore);
+    if !forbidden {
+        steps.push(Stage::Switch, arm, restore);
+    }
     let failed = by(Action::Record { release: to.clone(), state: ReleaseState::Failed });
     if old_id.as_ref() == Some(to) {
         // The same release again (it was stopped): a failed start does not make it a bad release.
-        steps.push(Stage::Switch, Action::Restart { release: to.clone() }, by(Action::Stop));
+        steps.push(Stage::Switch, Action::Restart { release: to.clone() }, undo(Action::Stop));
     } else {
         steps.push(Stage::Switch, Action::Record { release: to.clone(), state: ReleaseState::Active }, failed);
         let unit_back = old_id.clone().map_or(Action::RemoveUnit, |release| Action::InstallUnit { release });
-        steps.push(Stage::Switch, Action::InstallUnit { release: to.clone() }, by(unit_back));
+        steps.push(Stage::Switch, Action::InstallUnit { release: to.clone() }, undo(unit_back));
         let back = Action::Switch { from: Some(to.clone()), to: old_id };
-        steps.push(Stage::Switch, Action::Switch { from: facts.current.clone(), to: Some(to.clone()) }, by(back));
-        steps.push(Stage::Switch, Action::Restart { release: to.clone() }, by(Action::Stop));
+        steps.push(Stage::Switch, Action::Switch { from: facts.current.clone(), to: Some(to.clone()) }, undo(back));
+        steps.push(Stage::Switch, Action::Restart { release: to.clone() }, undo(Action::Stop));
     }
     steps.push(Stage::Switch, Action::CheckHealth { health: health.clone() }, Undo::Nothing);
     let stable_for = match health.probe {
@@ -338,6 +346,7 @@ pub fn plan_rollback(input: Input<'_>, to: Option<&str>) -> Result<HostPlan, Pla
         rendered: None,
         assumes: Box::new(input.facts.clone()),
         steps: if is_as_wanted(input.facts, &target.id) { Vec::new() } else { steps.finish() },
+        changes: Vec::new(),
     })
 }
 

@@ -3,12 +3,14 @@
 //! A plan leaves nothing to choose: every step says what is done, when, and how it is taken back. Whatever has to be decided
 //! about a host is decided here, where a table of facts can test it.
 
+mod changes;
 mod choose;
 mod deploy;
 mod operate;
 mod render;
 mod saved;
 
+pub use changes::changes;
 pub use choose::choose_package;
 pub use deploy::{Input, PlanError, plan_deploy, plan_rollback};
 pub use operate::{plan_cleanup, plan_remove, plan_restart, plan_start, plan_stop};

@@ -18,6 +18,7 @@ fn plan(input: Input<'_>, steps: Vec<Step>) -> HostPlan {
         rendered: None,
         assumes: Box::new(input.facts.clone()),
         steps,
+        changes: Vec::new(),
     }
 }
 

@@ -68,8 +68,14 @@ pub fn render(
 
     let id = release_id(&[package.id.as_str(), lifecycle(service), &unit, &config, &env, &run]);
     let unit = unit.replace(RELEASE_PLACEHOLDER, id.as_str());
-    let mut rendered =
-        Rendered { unit, config, env: SecretText::new(env), run: SecretText::new(run), health, manifest: String::new() };
+    let mut rendered = Rendered {
+        unit,
+        config: SecretText::new(config),
+        env: SecretText::new(env),
+        run: SecretText::new(run),
+        health,
+        manifest: String::new(),
+    };
     rendered.manifest = manifest(package, &rendered, lifecycle(service));
     Ok((id, rendered))
 }
@@ -259,7 +265,7 @@ fn run_script(service: &Service, root: &str, argv: &[String]) -> String {
 fn manifest(package: &Package, rendered: &Rendered, lifecycle: &str) -> String {
     let mut lines: Vec<(String, String)> = package.metadata.files.iter().map(|f| (f.path.clone(), f.sha256.clone())).collect();
     lines.push(("unit".into(), digest(&rendered.unit)));
-    lines.push(("config.toml".into(), digest(&rendered.config)));
+    lines.push(("config.toml".into(), digest(rendered.config.reveal())));
     lines.push(("env".into(), digest(rendered.env.reveal())));
     lines.push(("run.sh".into(), digest(rendered.run.reveal())));
     lines.push(("health.json".into(), digest(&rendered.health)));

@@ -19,7 +19,8 @@ struct Bug {
     caught_by: &'static str,
 }
 
-const HEALTH: Point = Point::Controller(When::Before, "check_health");
+/// Switched and not confirmed: the stage ends, and nobody is there to send the next.
+const SWITCHED: Point = Point::Host(When::After, "restart");
 
 const BUGS: &[Bug] = &[
     Bug {
@@ -30,7 +31,7 @@ const BUGS: &[Bug] = &[
         ],
         fault: Fault::Power,
         point: Point::Host(When::After, "confirm"),
-        caught_by: "I",
+        caught_by: "I1",
     },
     Bug {
         name: "current is removed and made again instead of renamed over",
@@ -40,50 +41,50 @@ const BUGS: &[Bug] = &[
             r#"  rm -f "$ROOT/current"; sleep 0.1; ln -s "releases/$1" "$ROOT/current" &&"#,
         )],
         fault: Fault::Terminate,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I1",
     },
     Bug {
         name: "the guard has no timer",
         patches: &[(r#"  guard_timer "$4" ||"#, r#"  : "$4" ||"#), (r#"    guard_timer "$g_grace""#, r#"    : "$g_grace""#)],
         fault: Fault::Kill,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I4",
     },
     Bug {
         name: "the guard does not act at boot",
         patches: &[(r#"    [ "$boot" != "$g_boot" ] || exit 0"#, r#"    rm -f "$S/guard"; exit 0"#)],
         fault: Fault::Power,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I4",
     },
     Bug {
         name: "the way back forgets the unit",
-        patches: &[(r#"switch "$g_back" && install_unit "$g_back" ||"#, r#"switch "$g_back" ||"#)],
+        patches: &[(r#"switch "$g_back" && by_guard install_unit "$g_back" ||"#, r#"switch "$g_back" ||"#)],
         fault: Fault::Kill,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I4",
     },
     Bug {
         name: "the way back forgets to start the service",
         patches: &[(r#"|| [ "$g_runs" = 0 ]; then return 0; fi"#, r#"|| true; then return 0; fi"#)],
         fault: Fault::Kill,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I4",
     },
     Bug {
         name: "a silent controller keeps the lock",
         patches: &[(r#"    if [ $silent -ge 6 ]; then"#, r#"    if false; then"#)],
         fault: Fault::Sleep,
-        point: HEALTH,
-        caught_by: "I",
+        point: SWITCHED,
+        caught_by: "I12",
     },
     Bug {
         name: "confirming leaves the guard armed",
         patches: &[(r#"record "$1" proven && disarm_guard && journal"#, r#"record "$1" proven && journal"#)],
         fault: Fault::Kill,
         point: Point::After(6000),
-        caught_by: "I",
+        caught_by: "I4",
     },
     Bug {
         name: "the release is switched to before it is complete",
@@ -98,13 +99,10 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "a failed release is recorded as proven",
-        patches: &[
-            (r#"then record "$g_to" failed; fi"#, r#"then record "$g_to" proven; fi"#),
-            (r#"switch "$g_back" && install_unit"#, r#"switch "$g_to" && install_unit"#),
-        ],
+        patches: &[(r#"by_guard record "$g_to" failed; fi"#, r#"by_guard record "$g_to" proven; fi"#)],
         fault: Fault::Kill,
-        point: HEALTH,
-        caught_by: "I",
+        point: SWITCHED,
+        caught_by: "I8",
     },
     Bug {
         name: "a secret is among the arguments of a process",
@@ -114,7 +112,7 @@ write_files() {",
             r#"write_files() { sh -c 'sleep 0.3; true' "$4";"#,
         )],
         fault: Fault::Kill,
-        point: HEALTH,
+        point: SWITCHED,
         caught_by: "I9",
     },
     Bug {
@@ -128,8 +126,8 @@ write_files() {",
         name: "the epoch does not grow",
         patches: &[(r#"  EPOCH=$((EPOCH + 1))"#, r#"  EPOCH=$((EPOCH^3|1))"#)],
         fault: Fault::Kill,
-        point: HEALTH,
-        caught_by: "I",
+        point: SWITCHED,
+        caught_by: "I6",
     },
 ];
 
@@ -143,7 +141,7 @@ pub fn all_are_caught(hosts: &[Host], only: &str) -> bool {
         let binary = seeded(&original, bug, folder.path());
         let cases: VecDeque<Case> = (1..=3).map(|number| Case { number, fault: bug.fault, point: bug.point }).collect();
         let tally = run(&hosts[..1.max(hosts.len().min(3))], cases, 60, None, Some(&binary));
-        match tally.violations.iter().find(|v| v.starts_with(bug.caught_by)) {
+        match tally.violations.iter().find(|v| v.starts_with(&format!("{}:", bug.caught_by))) {
             Some(violation) => println!("caught: {}: {}", bug.name, violation.lines().next().unwrap_or_default()),
             None => {
                 println!("NOT CAUGHT: {} ({:?})", bug.name, tally.violations);

@@ -31,6 +31,9 @@ impl Fault {
     pub const EXHAUSTIVE: [Fault; 7] =
         [Fault::Kill, Fault::Terminate, Fault::Link, Fault::Session, Fault::Reboot, Fault::Power, Fault::DiskFull];
 
+    /// Those of the lane about the guard, where a kill is the guard's own.
+    pub const ON_THE_WAY_BACK: [Fault; 4] = [Fault::Kill, Fault::Reboot, Fault::Power, Fault::DiskFull];
+
     /// Makes it happen.
     pub fn inject(self, host: &Host, controller: &mut Child) {
         match self {
@@ -102,6 +105,8 @@ pub enum Point {
     Host(When, &'static str),
     /// Before or after a step of the controller, by its action.
     Controller(When, &'static str),
+    /// Before or after a step of the guard's own way back: the controller was killed once it had switched.
+    Guard(When, &'static str),
     /// So many milliseconds behind its start.
     After(u64),
 }
@@ -125,12 +130,19 @@ impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Point::Host(when, step) | Point::Controller(when, step) => write!(f, "{when} {step}"),
+            Point::Guard(when, step) => write!(f, "{when} {step} of the guard"),
             Point::After(ms) => write!(f, "{ms} ms in"),
         }
     }
 }
 
 impl Point {
+    /// Every point of the guard's own way back.
+    pub fn way_back() -> Vec<Point> {
+        const STEPS: [&str; 7] = ["verify_tree", "record", "stop", "switch", "install_unit", "restart", "disarm_guard"];
+        STEPS.iter().flat_map(|s| [When::Before, When::After].map(|w| Point::Guard(w, s))).collect()
+    }
+
     /// Every point of a deployment that sends a package, runs setup and prunes.
     pub fn all() -> Vec<Point> {
         const HOST: [&str; 12] = [

@@ -118,6 +118,18 @@ impl Host {
         Some(self.state_line(&format!("records/{release}"))?.split(' ').next()?.to_owned())
     }
 
+    /// Releases that are recorded as proven.
+    pub fn proven(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.state("records")).into_iter().flatten().flatten();
+        let names = files.map(|f| f.file_name().to_string_lossy().into_owned());
+        names.filter(|id| self.record(id).as_deref() == Some("proven")).collect()
+    }
+
+    /// Kills the guard at work.
+    pub fn kill_guard(&self) {
+        self.lab.root("systemctl kill --signal=KILL roadie-guard-hello.service");
+    }
+
     /// What a run that is over must not leave.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -2,6 +2,7 @@
 //! shares no code with what deploys.
 //!
 //!     campaign exhaustive [--part I/N] [--only WORDS]     every point and every fault, or the I-th of N parts
+//!     campaign guard [--part I/N] [--only WORDS]          the same on the guard's own way back
 //!     campaign random --trials N --seed S [--minutes M] [--log FILE]
 //!     campaign two-at-once | killed-holders | downtime [--times N]
 //!     campaign bugs [--only WORDS]                        seeded bugs: each must be caught by the invariant meant for it
@@ -47,12 +48,12 @@ fn main() {
     let log = value("--log").map(PathBuf::from);
     let minutes = number("--minutes", 24 * 60);
     let good = match args.first().map(String::as_str) {
-        Some("exhaustive") => {
+        Some(lane @ ("exhaustive" | "guard")) => {
             let part = value("--part").unwrap_or_else(|| "1/1".into());
             let (i, n) =
                 part.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?))).unwrap_or_else(|| usage());
             let only = value("--only").unwrap_or_default();
-            run(&hosts, exhaustive(i, n, &only), minutes, log.as_deref(), None).good()
+            run(&hosts, every(lane, i, n, &only), minutes, log.as_deref(), None).good()
         }
         Some("random") => {
             let cases = random(number("--trials", 50), number("--seed", 1));
@@ -69,16 +70,20 @@ fn main() {
 
 fn usage() -> ! {
     println!(
-        "usage: campaign exhaustive [--part I/N] [--only WORDS] | random --trials N --seed S | two-at-once | killed-holders | downtime [--times N] | bugs  [--minutes M] [--log FILE]"
+        "usage: campaign exhaustive | guard [--part I/N] [--only WORDS] | random --trials N --seed S | two-at-once | killed-holders | downtime [--times N] | bugs  [--minutes M] [--log FILE]"
     );
     std::process::exit(2);
 }
 
-/// Every point and every fault; spread so that each part has some of all.
-fn exhaustive(part: usize, of: usize, only: &str) -> VecDeque<Case> {
-    let cases = Point::all().into_iter().flat_map(|point| Fault::EXHAUSTIVE.map(|fault| (fault, point)));
+/// Every point and every fault of a lane; spread so that each part has some of all.
+fn every(lane: &str, part: usize, of: usize, only: &str) -> VecDeque<Case> {
+    let (points, faults) = match lane {
+        "guard" => (Point::way_back(), &Fault::ON_THE_WAY_BACK[..]),
+        _ => (Point::all(), &Fault::EXHAUSTIVE[..]),
+    };
+    let cases = points.into_iter().flat_map(|point| faults.iter().map(move |fault| (*fault, point)));
     let cases = cases.filter(|(fault, point)| format!("{fault} {point}").contains(only));
-    let faults = Fault::EXHAUSTIVE.len();
+    let faults = faults.len();
     let numbered = cases.enumerate().filter(|(n, _)| (n % faults + n / faults) % of == (part - 1) % of);
     numbered.map(|(n, (fault, point))| Case { number: n as u64 + 1, fault, point }).collect()
 }

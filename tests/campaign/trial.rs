@@ -131,18 +131,22 @@ impl Bench {
     pub fn trial(&mut self, fault: Fault, point: Point) -> Verdict {
         let old_version = self.version.to_string();
         let old = self.host.current().unwrap_or_default();
+        let proven = self.host.proven();
         self.next_version();
         let mut verdict = Verdict::default();
         let oracle = Oracle::watch(&self.host, &self.secret());
-        if let Point::Host(when, function) = point {
-            let _ = std::fs::remove_file(self.host.state("hold.reached"));
-            let _ = std::fs::write(self.host.state("hold"), format!("{when} {function}\n"));
+        match point {
+            Point::Host(when, function) => self.hold(&format!("{when} {function}")),
+            Point::Guard(..) => self.hold("after restart"),
+            Point::Controller(..) | Point::After(_) => {}
         }
         let mut running = self.start();
         let reached = self.reach(&mut running, point);
         verdict.missed = !reached;
-        if reached {
-            fault.inject(&self.host, &mut running.child);
+        match (reached, point, fault) {
+            (false, ..) => {}
+            (true, Point::Guard(..), Fault::Kill) => self.host.kill_guard(),
+            (true, ..) => fault.inject(&self.host, &mut running.child),
         }
         self.let_go();
         let ended = running.wait(fault.patience());
@@ -170,6 +174,9 @@ impl Bench {
             ));
         }
         let settled = self.host.current().unwrap_or_default();
+        if matches!(point, Point::Guard(..)) && reached && settled != old {
+            verdict.violations.push(format!("I4: current is {settled:.12}, and was never confirmed"));
+        }
         let new_version = self.version.to_string();
         let served = self.host.version();
         let expected = if settled == old { &old_version } else { &new_version };
@@ -178,6 +185,13 @@ impl Bench {
         }
         if self.host.record(&settled).as_deref() != Some("proven") {
             verdict.violations.push(format!("I4: current {settled:.12} is recorded as {:?}", self.host.record(&settled)));
+        }
+        if let Some(damage) = self.host.damage(&settled) {
+            verdict.violations.push(format!("I1: settled on {damage}"));
+        }
+        let believed: Vec<_> = self.host.proven().into_iter().filter(|r| *r != settled && !proven.contains(r)).collect();
+        if !believed.is_empty() {
+            verdict.violations.push(format!("I8: recorded as proven, and never confirmed: {believed:?}"));
         }
         if let Some(wrong) = self.host.foreign_unit(&settled) {
             verdict.violations.push(format!("I4: {wrong}"));
@@ -259,12 +273,25 @@ impl Bench {
                     self.host.state("hold.reached").exists() || running.has_ended()
                 }) && self.host.state("hold.reached").exists()
             }
+            Point::Guard(when, step) => {
+                if !self.reach(running, Point::Host(When::After, "restart")) {
+                    return false;
+                }
+                running.kill();
+                self.hold(&format!("{when} guard {step}"));
+                within(SETTLES, || self.host.state("hold.reached").exists())
+            }
             Point::Controller(when, action) => {
                 let event = if when == When::Before { "step_started" } else { "step_done" };
                 within(Duration::from_secs(30), || running.saw(event, action) || running.has_ended())
                     && running.saw(event, action)
             }
         }
+    }
+
+    fn hold(&self, point: &str) {
+        let _ = std::fs::write(self.host.state("hold"), format!("{point}\n"));
+        let _ = std::fs::remove_file(self.host.state("hold.reached"));
     }
 
     fn let_go(&self) {

@@ -1,11 +1,14 @@
 //! What the end-to-end tests share: the lab's hosts, and the built `roadie` in a home folder of its own.
 //!
-//! Tests that need hosts get all of the lab's, one test at a time (`.config/nextest.toml`), reset to nothing deployed. Without a
-//! lab they say loudly that they were skipped and are counted; where `ROADIE_REQUIRE_LAB=1` they fail instead.
+//! Tests that need hosts lease as many of the lab's as they ask for, reset to nothing deployed; two tests run side by side
+//! (`.config/nextest.toml`). Without a lab they say loudly that they were skipped and are counted; where `ROADIE_REQUIRE_LAB=1`
+//! they fail instead.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One host of the lab.
@@ -17,6 +20,9 @@ pub struct LabHost {
     pub address: String,
     key: PathBuf,
     known_hosts: PathBuf,
+    /// While it lives, no other test has the host.
+    #[expect(dead_code, reason = "held for its lock")]
+    lease: Option<Arc<File>>,
 }
 
 impl LabHost {
@@ -59,6 +65,13 @@ impl LabHost {
         self.lab("wait", &[]);
     }
 
+    /// The host as this test's own, if no other has it.
+    fn leased(&self) -> Option<Self> {
+        let file = File::create(self.key.with_file_name(format!("lease-{}", self.number))).ok()?;
+        file.try_lock().ok()?;
+        Some(Self { lease: Some(Arc::new(file)), ..self.clone() })
+    }
+
     /// Takes everything of roadie off the host.
     pub fn reset(&self) {
         self.lab("heal", &[]);
@@ -92,16 +105,32 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap_or_else(|e| panic!("no workspace: {e}"))
 }
 
-/// All hosts of the lab, at least `least`, with nothing deployed on them; `None` when there is no lab.
+/// `count` hosts of the lab that no other test has, with nothing deployed on them; `None` when there is no lab. Several are the
+/// first ones, a single one is the last that is free.
 ///
 /// # Panics
 /// Without a lab where `ROADIE_REQUIRE_LAB=1`.
-pub fn lab(test: &str, least: usize) -> Option<Vec<LabHost>> {
-    let hosts = lab_hosts();
-    if hosts.len() < least {
+pub fn lab(test: &str, count: usize) -> Option<Vec<LabHost>> {
+    let mut all = lab_hosts();
+    if all.len() < count {
         skip(test, "no lab with enough hosts: run it by ci/test as root");
         return None;
     }
+    if count == 1 {
+        all.reverse();
+    } else {
+        all.truncate(count);
+    }
+    let hosts = loop {
+        let mut free: Vec<LabHost> = all.iter().filter_map(LabHost::leased).collect();
+        if free.len() >= count {
+            free.truncate(count);
+            break free;
+        }
+        // Those that were free are let go: two tests must not wait for each other's.
+        drop(free);
+        std::thread::sleep(Duration::from_millis(200));
+    };
     hosts.iter().for_each(LabHost::reset);
     Some(hosts)
 }
@@ -119,6 +148,7 @@ pub fn lab_hosts() -> Vec<LabHost> {
                 address: address.to_owned(),
                 key: PathBuf::from(&key),
                 known_hosts: PathBuf::from(&known),
+                lease: None,
             })
             .collect(),
         _ => Vec::new(),

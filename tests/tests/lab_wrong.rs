@@ -158,6 +158,7 @@ fn setup_that_goes_wrong() {
     for (command, says, exit) in [
         ("echo about to fail; false", "setup ended with status 1", 1),
         ("read answer", "setup ended with status", 1),
+        ("sh -c 'kill -9 $$'", "one of its commands was killed, maybe for want of memory", 1),
         ("trap '' TERM; sleep 987", "setup took longer than 2 s", 1),
         ("(setsid sleep 986 &); sleep 985", "setup took longer than 2 s", 1),
     ] {
@@ -183,11 +184,17 @@ fn setup_that_goes_wrong() {
         ));
     };
     drop_in("");
-    project(&on(host, "root"), &setup).roadie(&["deploy"]).exits(1).says("systemd could not start setup: status 226").says("roadie-setup");
+    project(&on(host, "root"), &setup)
+        .roadie(&["deploy"])
+        .exits(1)
+        .says("systemd could not start setup: status 226")
+        .says("roadie-setup");
     drop_in("OnFailure=remedy.service");
     project(&on(host, "root"), &setup).roadie(&["deploy"]).exits(0);
     assert_eq!(host.root("cat /opt/times"), "x", "once");
-    host.root("rm -rf /run/systemd/system/roadie-setup-hello.service.d /run/systemd/system/remedy.service; systemctl daemon-reload");
+    host.root(
+        "rm -rf /run/systemd/system/roadie-setup-hello.service.d /run/systemd/system/remedy.service; systemctl daemon-reload",
+    );
     host.reset();
     // Without systemd's help as well: the simple lifecycle in the user's scope.
     let deploy = "      lifecycle: simple\n      scope: user\n      setup_timeout: 2s\n      setup_commands: [\"trap '' TERM; sleep 984\"]\n";

@@ -22,6 +22,19 @@ pub enum TransportError {
         /// Dialled port.
         port: u16,
     },
+    /// The server took the connection and closed it before any key was shown: it has too many starting at once, or punishes
+    /// our address for earlier failures.
+    #[error("`{address}` port {port} closed the connection before the handshake ({reason}), {attempts} times")]
+    TurnedAway {
+        /// Dialled address.
+        address: String,
+        /// Dialled port.
+        port: u16,
+        /// What was seen.
+        reason: String,
+        /// How often it was tried.
+        attempts: usize,
+    },
     /// Nothing came back in time: a dead host, a firewall, a stalled server.
     #[error("{what} took longer than {seconds} s")]
     TimedOut {

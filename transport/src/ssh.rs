@@ -3,6 +3,7 @@
 use crate::TransportError;
 use crate::known_hosts::{KnownHosts, Policy};
 use crate::session::SshSession;
+use backon::{ExponentialBuilder, Retryable as _};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use russh::Names;
@@ -15,6 +16,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -24,6 +26,8 @@ use tokio::time::timeout;
 const GOODBYE: &str = "the host said goodbye";
 /// Head start of each address of a host over its next one.
 const HEAD_START: Duration = Duration::from_millis(250);
+/// A server that turned us away is asked so many times more: 300 ms, 600 ms and so on behind, about 5 s in all.
+const TURNS: usize = 4;
 /// Keys offered at most: servers cut the line after six.
 const MAX_TRIES: usize = 6;
 /// Why a key file with a passphrase cannot be used: nobody is asked for one.
@@ -279,8 +283,27 @@ fn config(known: &[Algorithm]) -> client::Config {
 ///
 /// # Errors
 /// [`TransportError`] telling apart: no address, refused, timed out, host key, login.
+///
+/// A server that turns us away before the handshake is asked again, [`TURNS`] times with growing pauses; nothing else is.
 pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportError> {
-    let stream = dial(&options).await?;
+    let attempts = AtomicUsize::new(0);
+    let again =
+        ExponentialBuilder::new().with_min_delay(Duration::from_millis(300)).with_factor(2.0).with_max_times(TURNS).with_jitter();
+    let once = || async {
+        let result = connect_once(&options).await;
+        let attempt = attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        result.map_err(|error| match error {
+            TransportError::TurnedAway { address, port, reason, .. } => {
+                TransportError::TurnedAway { address, port, reason, attempts: attempt }
+            }
+            other => other,
+        })
+    };
+    once.retry(again).when(|e| matches!(e, TransportError::TurnedAway { .. })).await
+}
+
+async fn connect_once(options: &SshOptions) -> Result<Arc<SshSession>, TransportError> {
+    let stream = dial(options).await?;
     let verdict = Arc::new(Mutex::new(None));
     let lost: LostReason = Arc::default();
     let client = Client {
@@ -301,14 +324,27 @@ pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportEr
         Ok(Ok(handle)) => handle,
         Ok(Err(error)) => {
             let judged = verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return Err(judged.unwrap_or_else(|| TransportError::Protocol(format!("the handshake failed: {error}"))));
+            return Err(judged.unwrap_or_else(|| handshake_failed(options, &error)));
         }
     };
-    let login = Login { handle: &mut handle, options: &options, lost: lost.clone(), tried: Vec::new(), offered: 0 };
+    let login = Login { handle: &mut handle, options, lost: lost.clone(), tried: Vec::new(), offered: 0 };
     match timeout(options.login_timeout, login.run()).await {
         Err(_) => Err(late("the login at")),
         Ok(Err(error)) => Err(error),
         Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost))),
+    }
+}
+
+/// A connection that ends before the server has shown its key was not meant for us in particular.
+fn handshake_failed(options: &SshOptions, error: &russh::Error) -> TransportError {
+    match error {
+        russh::Error::Disconnect | russh::Error::HUP | russh::Error::IO(_) => TransportError::TurnedAway {
+            address: options.address.clone(),
+            port: options.port,
+            reason: error.to_string(),
+            attempts: 1,
+        },
+        other => TransportError::Protocol(format!("the handshake failed: {other}")),
     }
 }
 

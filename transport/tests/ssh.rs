@@ -596,3 +596,39 @@ async fn chacha20_without_strict_key_exchange_is_refused() {
     let refused = offer(false, &[russh::cipher::CHACHA20_POLY1305]).await.unwrap_err();
     assert!(refused.contains("CVE-2023-48795"), "{refused}");
 }
+
+/// Takes `refusals` connections and closes them at once, then relays to `to`; the port, and how many came in all.
+async fn turnstile(to: u16, refusals: usize) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = door.local_addr().unwrap().port();
+    let came = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = came.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = door.accept().await {
+            if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= refusals {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+            }
+        }
+    });
+    (port, came)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_turns_away_is_asked_again() {
+    let place = embedded().await;
+    let came = |count: &std::sync::atomic::AtomicUsize| count.load(std::sync::atomic::Ordering::Relaxed);
+    let (port, count) = turnstile(place.options().port, 3).await;
+    connect(SshOptions { port, ..place.options() }).await.expect("the fourth time it is let in");
+    assert_eq!(came(&count), 4);
+    let (port, count) = turnstile(place.options().port, usize::MAX).await;
+    let error = fails(SshOptions { port, ..place.options() }).await;
+    assert!(matches!(&error, TransportError::TurnedAway { attempts: 5, .. }), "{error:?}");
+    assert_eq!(came(&count), 5);
+    // A refused login is never repeated: penalties would follow.
+    let (port, count) = turnstile(place.options().port, 0).await;
+    let stranger = keygen(place.folder.path(), "stranger", &["-t", "ed25519"]);
+    let error = fails(SshOptions { port, keys: vec![stranger], ..place.options() }).await;
+    assert!(matches!(&error, TransportError::AuthRefused { .. }), "{error:?}");
+    assert_eq!(came(&count), 1);
+}

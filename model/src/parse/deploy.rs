@@ -4,7 +4,7 @@ use super::decode::Fields;
 use super::keys::{DEPLOY, HEALTH};
 use super::problems::Problems;
 use super::tree::{Node, Place, printable};
-use crate::definition::{Deploy, Health, Lifecycle, OnFailure, Probe, RuntimeKind, Scope, SetupRun, Strategy};
+use crate::definition::{Deploy, Health, Lifecycle, OnFailure, Probe, RollbackRule, RuntimeKind, Scope, SetupRun, Strategy};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ const SCOPES: [(&str, Scope); 2] = [("system", Scope::System), ("user", Scope::U
 const SETUP_RUNS: [(&str, SetupRun); 2] = [("changed", SetupRun::Changed), ("always", SetupRun::Always)];
 const STRATEGIES: [(&str, Strategy); 3] = [("all", Strategy::All), ("rolling", Strategy::Rolling), ("canary", Strategy::Canary)];
 
+const ROLLBACKS: [(&str, RollbackRule); 2] = [("automatic", RollbackRule::Automatic), ("forbidden", RollbackRule::Forbidden)];
 const ON_FAILURE: [(&str, OnFailure); 2] = [("hold", OnFailure::Hold), ("rollback_all", OnFailure::RollbackAll)];
 
 pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problems: &mut Problems) -> Deploy {
     let opened = node.and_then(|n| Fields::open(n, "`deploy`", DEPLOY, problems));
     let fields = opened.unwrap_or_else(|| Fields::none(service));
     let lifecycle = lifecycle(&fields, runtime, problems);
+    let on_failure = fields.choice("on_failure", &ON_FAILURE, problems).ok().flatten().unwrap_or(OnFailure::Hold);
     let scope = fields.choice("scope", &SCOPES, problems).ok().flatten();
     Deploy {
         lifecycle,
@@ -35,8 +37,18 @@ pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problem
         keep_releases: fields.number("keep_releases", 2, 1000, problems).unwrap_or(5),
         strategy: fields.choice("strategy", &STRATEGIES, problems).ok().flatten().unwrap_or(Strategy::All),
         max_failures: fields.number("max_failures", 0, 10_000, problems).unwrap_or(0),
-        on_failure: fields.choice("on_failure", &ON_FAILURE, problems).ok().flatten().unwrap_or(OnFailure::Hold),
+        on_failure,
+        rollback: rollback(&fields, on_failure, problems),
     }
+}
+
+fn rollback(fields: &Fields<'_>, on_failure: OnFailure, problems: &mut Problems) -> RollbackRule {
+    let rule = fields.choice("rollback", &ROLLBACKS, problems).ok().flatten().unwrap_or(RollbackRule::Automatic);
+    if rule == RollbackRule::Forbidden && on_failure == OnFailure::RollbackAll {
+        let place = fields.get("rollback").map_or(fields.place, |n| n.place);
+        problems.add(place, "`rollback: forbidden` and `on_failure: rollback_all` exclude each other", None);
+    }
+    rule
 }
 
 fn lifecycle(fields: &Fields<'_>, runtime: RuntimeKind, problems: &mut Problems) -> Lifecycle {
@@ -72,6 +84,7 @@ fn health(node: Option<&Node>, problems: &mut Problems) -> Health {
         timeout: Duration::from_secs(30),
         good: 1,
         stable_for: Duration::from_secs(2),
+        expect: None,
     };
     let Some(fields) = node.and_then(|n| Fields::open(n, "`health`", HEALTH, problems)) else { return health };
     // Faster than that, the probes are the load.
@@ -81,6 +94,11 @@ fn health(node: Option<&Node>, problems: &mut Problems) -> Health {
     health.good = fields.number("good", 1, 1000, problems).unwrap_or(health.good);
     health.stable_for = fields.duration("stable_for", Duration::ZERO, problems).unwrap_or(health.stable_for);
     health.probe = probe(&fields, problems);
+    health.expect = fields.text("expect", problems);
+    if health.expect.is_some() && !matches!(health.probe, Probe::Http(_)) {
+        let place = fields.get("expect").map_or(fields.place, |n| n.place);
+        problems.add(place, "`expect` is about the answer to `http`", Some("add `http: URL`".to_owned()));
+    }
     health
 }
 

@@ -56,5 +56,6 @@ pub const DEPLOY: &[&str] = &[
     "strategy",
     "max_failures",
     "on_failure",
+    "rollback",
 ];
-pub const HEALTH: &[&str] = &["http", "tcp", "exec", "notify", "interval", "timeout", "good", "stable_for"];
+pub const HEALTH: &[&str] = &["http", "tcp", "exec", "notify", "interval", "timeout", "good", "stable_for", "expect"];
