@@ -149,6 +149,17 @@ pub enum Verb {
         /// Only this target triple (repeatable)
         #[arg(long, value_name = "TRIPLE")]
         target: Vec<String>,
+        /// Build again elsewhere, and name the first difference
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Say which targets can be built for here, by which tools, and what is missing
+    Targets,
+    /// Check everything that packing the services needs, before a build
+    Doctor {
+        /// Which services.
+        #[command(flatten)]
+        named: Named,
     },
     /// Look at the package store
     Packages {
@@ -282,6 +293,21 @@ pub enum PackagesVerb {
         /// First digits of its id.
         #[arg(value_name = "ID", value_parser = digits)]
         id: String,
+    },
+    /// Delete packages that are not needed: the longest unused first, never one that a deployment refers to
+    Gc {
+        /// Keep so many packages
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Keep so many bytes of archives
+        #[arg(long, value_name = "BYTES")]
+        max_bytes: Option<u64>,
+        /// Delete what was not used for so many days
+        #[arg(long, value_name = "DAYS")]
+        older_than: Option<u32>,
+        /// Only say which
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Verify packages against their ids
     Verify {

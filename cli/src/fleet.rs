@@ -17,6 +17,7 @@ use roadie_model::id::ServiceName;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
 use roadie_model::plan::HostPlan;
+use roadie_packager::Store;
 use roadie_planner::SavedPlan;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -176,15 +177,15 @@ impl Fleet {
             }
             return Ok(found);
         }
-        for (service, _) in targets {
-            let work = packages::pack_service(&packager, definition, service, &[], &self.reporter);
-            let packed = tokio::select! {
-                packed = work => packed?,
-                () = self.cancel.reached(1) => {
-                    return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was touched") });
-                }
-            };
-            found.insert(service.name.clone(), packed.into_iter().map(|(p, _)| p).collect());
+        let services: Vec<&Service> = targets.iter().map(|(s, _)| s).collect();
+        let packed = tokio::select! {
+            packed = packages::pack_services(&packager, definition, &services, &[], &self.reporter) => packed?,
+            () = self.cancel.reached(1) => {
+                return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was touched") });
+            }
+        };
+        for (service, packages) in packed {
+            found.insert(service.name.clone(), packages.into_iter().map(|(p, _)| p).collect());
         }
         Ok(found)
     }
@@ -211,7 +212,21 @@ impl Fleet {
         let waves = self.waves(definition, targets, &work);
         let changes = waves.iter().flatten().any(|g| g.verb.changes_release());
         let reports = self.controller.run(waves).await;
+        self.remember(&reports);
         Ok(report::summary(&reports, changes, self.global.json).exit_code())
+    }
+
+    /// Keeps what hosts run now in the store: they may need it again.
+    fn remember(&self, reports: &[TaskReport]) {
+        let Ok(store) = Store::open(&self.environment.store) else { return };
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        for report in reports.iter().filter(|r| r.report.outcome == Outcome::Done) {
+            let plan = plans.iter().find(|p| p.host == report.host && p.service == report.service);
+            if let Some(package) = plan.and_then(|p| p.package.as_ref()) {
+                // A store that cannot be written only keeps less.
+                let _ = store.refer(&format!("{}@{}", report.service, report.host), package);
+            }
+        }
     }
 
     async fn deploy(
@@ -222,6 +237,9 @@ impl Fleet {
         skip_health: bool,
         saved: Option<Arc<SavedPlan>>,
     ) -> Result<u8, Fatal> {
+        // Nobody deletes them from the store while they are on their way.
+        let store = Store::open(&self.environment.store).map_err(|e| packages::store_error(&e))?;
+        let _leases: Vec<_> = packages.values().flatten().filter_map(|p| store.lease(&p.id)).collect();
         let work = |s: &ServiceName| Work::Deploy {
             packages: packages.get(s).cloned().unwrap_or_default(),
             skip_health,

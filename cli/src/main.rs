@@ -4,6 +4,7 @@ mod args;
 mod author;
 mod backup;
 mod demo;
+mod doctor;
 mod fleet;
 mod out;
 mod packages;
@@ -66,7 +67,9 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
 
 async fn run_async(verb: Verb, global: &args::Global) -> Result<u8, Fatal> {
     match verb {
-        Verb::Pack { named, target } => packages::pack(global, &named.names, &target).await,
+        Verb::Pack { named, target, verify } => packages::pack(global, &named.names, &target, verify).await,
+        Verb::Targets => doctor::targets(global),
+        Verb::Doctor { named } => doctor::doctor(global, &named.names),
         Verb::Packages { verb } => packages::packages(global, &verb),
         Verb::Demo { keep } => demo::run(global, keep).await,
         verb => fleet::run(verb, global).await,

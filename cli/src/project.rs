@@ -44,10 +44,12 @@ impl Environment {
 
     /// What decides how cargo builds.
     pub fn build_env(&self) -> roadie_packager::BuildEnv {
+        let vars = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| self.home.join(".config"), PathBuf::from);
         roadie_packager::BuildEnv {
-            cargo_home: std::env::var_os("CARGO_HOME").map_or_else(|| self.home.join(".cargo"), PathBuf::from),
-            rustflags: std::env::var("RUSTFLAGS").ok(),
-            encoded_rustflags: std::env::var("CARGO_ENCODED_RUSTFLAGS").ok(),
+            vars: vars.collect(),
+            targets: Some(std::env::var_os("ROADIE_TARGETS").map_or_else(|| config.join("roadie/targets"), PathBuf::from)),
+            ..roadie_packager::BuildEnv::default()
         }
     }
 

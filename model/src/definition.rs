@@ -133,8 +133,10 @@ pub enum Build {
     Command {
         /// Shell command.
         run: String,
-        /// Globs of what it reads.
+        /// Globs of what it reads, relative to [`Definition::dir`]; empty means that it always runs.
         inputs: Vec<String>,
+        /// Names of variables that it sees besides `PATH`, `HOME`, `USER`, `LANG` and roadie's own `ROADIE_TARGET`.
+        env: Vec<String>,
         /// The binary it makes.
         output: PathBuf,
         /// Targets; empty means this machine's own.
@@ -165,8 +167,8 @@ pub struct CargoBuild {
     pub manifest_dir: PathBuf,
     /// Package; `None` means: the service's name if such a package exists, else the only one with a binary.
     pub package: Option<String>,
-    /// Binary; `None` means the package's only one, else the one named like the service.
-    pub bin: Option<String>,
+    /// Binaries, the main one first; none means the package's only one, else the one named like the service.
+    pub bins: Vec<String>,
     /// Features.
     pub features: Vec<String>,
     /// Whether the default features stay on.
@@ -177,6 +179,36 @@ pub struct CargoBuild {
     pub locked: bool,
     /// Targets; empty means this machine's own.
     pub targets: Vec<TargetTriple>,
+    /// How it is built for a target that is not under [`CargoBuild::toolchains`].
+    pub toolchain: ToolchainKind,
+    /// The same for particular targets.
+    pub toolchains: BTreeMap<TargetTriple, ToolchainKind>,
+}
+
+impl CargoBuild {
+    /// How it is built for `target`.
+    pub fn toolchain_for(&self, target: &TargetTriple) -> ToolchainKind {
+        self.toolchains.get(target).copied().unwrap_or(self.toolchain)
+    }
+}
+
+/// Which tools build for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToolchainKind {
+    /// The first that can, of cargo, gcc, zigbuild and cross.
+    #[default]
+    Auto,
+    /// cargo with the linker that it has.
+    Cargo,
+    /// cargo with a C cross compiler of the system.
+    Gcc,
+    /// cargo-zigbuild: any glibc floor, C code included.
+    Zigbuild,
+    /// cross: in a container.
+    Cross,
+    /// cargo builds the standard library too: for targets that have none. Uses unstable features of cargo.
+    BuildStd,
 }
 
 /// An extra file or folder in the package.

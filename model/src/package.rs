@@ -3,6 +3,7 @@
 use crate::id::{PackageId, ServiceName};
 use crate::target::TargetTriple;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The schema name written to and expected in `metadata.json`.
@@ -44,10 +45,44 @@ pub struct Metadata {
     pub target: TargetTriple,
     /// Path of the main binary in the package: `bin/<name>`.
     pub binary: String,
+    /// How it was built, as the definition says: nothing of the machine is in it.
+    #[serde(default)]
+    pub build: BuildFacts,
     /// Every member but `metadata.json`, sorted by path.
     pub files: Vec<FileEntry>,
     /// What a host must have.
     pub requires: Requires,
+}
+
+/// How a package was built, as far as the definition decides it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BuildFacts {
+    /// `cargo`, `prebuilt` or `command`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// cargo's profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// cargo features.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+}
+
+/// What a file of a package is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A program that was built.
+    Binary,
+    /// The setup script, or a part of it.
+    Setup,
+    /// The config's template.
+    Config,
+    /// The unit's template.
+    Unit,
+    /// Anything else that the definition names.
+    #[default]
+    File,
 }
 
 /// One file of a package.
@@ -55,6 +90,9 @@ pub struct Metadata {
 pub struct FileEntry {
     /// Path in the package, `/` between parts.
     pub path: String,
+    /// What it is for.
+    #[serde(default)]
+    pub role: Role,
     /// `0755` or `0644`, octal text.
     pub mode: String,
     /// Bytes.
@@ -86,6 +124,12 @@ pub struct Requires {
     /// Shared libraries (`DT_NEEDED`), sorted.
     #[serde(default)]
     pub sonames: Vec<String>,
+    /// Versions needed of each shared library, as `libc.so.6: [GLIBC_2.2.5, GLIBC_2.34]`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, Vec<String>>,
+    /// Symbols that need a glibc newer than 2.17, a few per version: what to look for when a host is too old.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub glibc_symbols: BTreeMap<String, Vec<String>>,
     /// Alignment of the loaded segments, bytes: pages of the host must not be larger. 0: not known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub page_align: u64,

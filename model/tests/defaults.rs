@@ -1,7 +1,7 @@
 //! What a definition says when its file says little, and how the reference tells it.
 
 use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, RollbackRule};
-use roadie_model::definition::{RuntimeKind, Scope, Service, SetupRun, Strategy};
+use roadie_model::definition::{RuntimeKind, Scope, Service, SetupRun, Strategy, ToolchainKind};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::parse::{Inputs, KEYS, SourceFile, parse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,9 @@ fn least() -> Service {
     let cargo = CargoBuild {
         manifest_dir: ".".into(),
         package: None,
-        bin: None,
+        bins: Vec::new(),
+        toolchain: ToolchainKind::Auto,
+        toolchains: BTreeMap::new(),
         features: Vec::new(),
         default_features: true,
         profile: "release".into(),

@@ -3,7 +3,8 @@
 //! ustar by hand, no owner names, constant time, modes from the definition and not from the disk; gzip level 6 without a name or
 //! time in its header. The time is the one that cargo's own packages carry: 0 confuses some tools.
 
-use flate2::{Compression, GzBuilder};
+use crate::gzip::Gzip;
+use crate::memo::Digests;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -38,10 +39,20 @@ impl Member {
         Self { path: path.to_owned(), executable, size: bytes.len() as u64, sha256, content: Content::Bytes(bytes) }
     }
 
-    /// A member from a file; reads it once for its digest.
-    pub fn file(path: &str, executable: bool, file: PathBuf) -> io::Result<Self> {
-        let (sha256, size) = digest(std::fs::File::open(&file)?)?;
+    /// A member from a file; read for its digest unless that is known.
+    pub fn file(path: &str, executable: bool, file: PathBuf, digests: &mut Digests) -> io::Result<Self> {
+        let (sha256, size) = digests.of(&file)?;
         Ok(Self { path: path.to_owned(), executable, content: Content::File(file), size, sha256 })
+    }
+}
+
+impl Member {
+    /// The file that it comes from, if it comes from one.
+    pub fn source(&self) -> Option<&std::path::Path> {
+        match &self.content {
+            Content::File(path) => Some(path),
+            Content::Bytes(_) => None,
+        }
     }
 }
 
@@ -101,12 +112,12 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Writes the members in the order given.
+/// Writes the members in the order given, compressed by `threads` threads: the bytes are the same for any number.
 ///
 /// # Errors
 /// I/O; and `InvalidData` when a file is no longer what it was when its digest was taken.
-pub fn write(members: &[Member], to: impl Write) -> io::Result<Written> {
-    let gz = GzBuilder::new().mtime(0).operating_system(255).write(Hashed::new(to), Compression::new(6));
+pub fn write(members: &[Member], threads: usize, to: impl Write) -> io::Result<Written> {
+    let gz = Gzip::new(Hashed::new(to), threads)?;
     let mut tar = tar::Builder::new(Hashed::new(gz));
     for member in members {
         append(&mut tar, member)?;
@@ -171,7 +182,7 @@ mod tests {
     #[test]
     fn the_bytes_are_golden() {
         let mut bytes = Vec::new();
-        let written = write(&fixture(), &mut bytes).expect("writes");
+        let written = write(&fixture(), 2, &mut bytes).expect("writes");
         assert_eq!(written.tar_sha256, "7f71ac290abe61abd7347e16b2abad22e260677421c6cf227003579f0eaa30f8");
         assert_eq!(written.gz_sha256, "5dd524c10c367f946e676b59a6d30dbc9d92532f399557be0fea6f1d820cb556");
         assert_eq!(written.gz_bytes, bytes.len() as u64);
@@ -181,7 +192,7 @@ mod tests {
     fn other_tools_read_it() {
         let folder = tempfile::tempdir().expect("temp");
         let path = folder.path().join("a.tar.gz");
-        write(&fixture(), std::fs::File::create(&path).expect("creates")).expect("writes");
+        write(&fixture(), 1, std::fs::File::create(&path).expect("creates")).expect("writes");
         let list = std::process::Command::new("tar")
             .args(["--numeric-owner", "-tvzf"])
             .arg(&path)
@@ -199,8 +210,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp");
         let path = folder.path().join("f");
         std::fs::write(&path, "before").expect("writes");
-        let member = Member::file("f", false, path.clone()).expect("reads");
+        let member = Member::file("f", false, path.clone(), &mut Digests::default()).expect("reads");
         std::fs::write(&path, "behind").expect("writes");
-        assert_eq!(write(&[member], Vec::new()).map(|_| ()).expect_err("noticed").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(write(&[member], 1, Vec::new()).map(|_| ()).expect_err("noticed").kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -5,20 +5,29 @@
 
 mod archive;
 mod cargo;
+mod command;
 mod elf;
+mod gzip;
 mod members;
+mod memo;
 mod store;
 mod targets;
+mod toolchain;
 mod unit;
+mod verify;
 
 pub use elf::{ElfError, inspect};
-pub use store::{Store, StoreError, StoredPackage};
-pub use targets::{TargetInfo, target_info};
+pub use store::{Lease, Limits, Store, StoreError, StoredPackage};
+pub use targets::{TargetInfo, Targets};
+pub use toolchain::{Machine, Missing, Toolchain};
+pub use verify::Verified;
 
-use roadie_model::definition::{Build, Definition, Service};
+use memo::Memo;
+use roadie_model::definition::{Build, Definition, Service, ToolchainKind};
 use roadie_model::package::Package;
 use roadie_model::target::TargetTriple;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// What the packager tells while it works.
 #[derive(Debug, Clone)]
@@ -32,6 +41,18 @@ pub enum PackEvent {
     BuildOutput {
         /// The line.
         line: String,
+    },
+    /// The tools that build, and why those.
+    Chosen {
+        /// Which.
+        toolchain: ToolchainKind,
+        /// Why, a sentence part.
+        reason: String,
+    },
+    /// Something that people would want to know.
+    Noticed {
+        /// A sentence.
+        text: String,
     },
     /// The members are written into an archive.
     Bundling,
@@ -87,6 +108,14 @@ pub enum PackError {
         /// The key to set.
         hint: String,
     },
+    /// Nothing here builds for the target.
+    #[error("{missing}")]
+    Toolchain {
+        /// The target.
+        target: TargetTriple,
+        /// What is missing, and how to get it.
+        missing: Missing,
+    },
     /// A file of the definition cannot be used.
     #[error("cannot use `{}` (`{key}`): {reason}", path.display())]
     File {
@@ -113,6 +142,7 @@ impl PackError {
             PackError::Tool { tool, .. } => Some(format!("install `{tool}`, or put its folder into PATH")),
             PackError::Build { hint, .. } => hint.clone(),
             PackError::Choice { hint, .. } => Some(hint.clone()),
+            PackError::Toolchain { missing, .. } => Some(missing.fix.clone()),
             PackError::File { key, .. } => Some(format!("mend the file, or `{key}` in the definition")),
             PackError::Elf(e) => e.hint(),
             PackError::Store(e) => e.hint(),
@@ -120,15 +150,45 @@ impl PackError {
     }
 }
 
-/// What of the environment decides how cargo builds; the caller reads it.
+/// What of the environment decides how things are built; the caller reads it.
 #[derive(Debug, Clone, Default)]
 pub struct BuildEnv {
-    /// `CARGO_HOME`, or `~/.cargo`.
-    pub cargo_home: PathBuf,
-    /// `RUSTFLAGS`.
-    pub rustflags: Option<String>,
-    /// `CARGO_ENCODED_RUSTFLAGS`.
-    pub encoded_rustflags: Option<String>,
+    /// All its variables.
+    pub vars: BTreeMap<String, String>,
+    /// Variables that builds see besides their own.
+    pub set: BTreeMap<String, String>,
+    /// Folder of the user's own target files, over the embedded ones.
+    pub targets: Option<PathBuf>,
+    /// Threads that compress; 0: as many as there are processors.
+    pub threads: usize,
+}
+
+impl BuildEnv {
+    /// A variable, unless it is empty.
+    pub fn var(&self, name: &str) -> Option<String> {
+        self.vars.get(name).filter(|v| !v.is_empty()).cloned()
+    }
+
+    fn home(&self, name: &str, default: &str) -> PathBuf {
+        self.var(name).map_or_else(|| PathBuf::from(self.var("HOME").unwrap_or_default()).join(default), PathBuf::from)
+    }
+
+    pub(crate) fn cargo_home(&self) -> PathBuf {
+        self.home("CARGO_HOME", ".cargo")
+    }
+
+    pub(crate) fn rustup_home(&self) -> PathBuf {
+        self.home("RUSTUP_HOME", ".rustup")
+    }
+
+    /// The user's compiler flags, when they come from the environment: cargo then reads no others.
+    pub(crate) fn rustflags(&self) -> Option<Vec<String>> {
+        // An empty variable counts as well: it hides what config files say.
+        let encoded = self.vars.get("CARGO_ENCODED_RUSTFLAGS");
+        let split = |text: &String| text.split('\u{1f}').filter(|f| !f.is_empty()).map(str::to_owned).collect();
+        let words = |text: &String| text.split_whitespace().map(str::to_owned).collect();
+        encoded.map(split).or_else(|| self.vars.get("RUSTFLAGS").map(words))
+    }
 }
 
 /// Packs services into a store.
@@ -136,12 +196,21 @@ pub struct BuildEnv {
 pub struct Packager {
     store: Store,
     env: BuildEnv,
+    memo: Memo,
+    targets: Targets,
+    machine: Machine,
 }
 
 impl Packager {
     /// A packager that keeps its packages in `store`.
-    pub fn new(store: Store, env: BuildEnv) -> Self {
-        Self { store, env }
+    ///
+    /// # Errors
+    /// [`PackError::File`] when one of the user's target files is not one.
+    pub fn new(store: Store, env: BuildEnv) -> Result<Self, PackError> {
+        let memo = Memo::new(store.root().join("memo"));
+        let targets = env.targets.as_deref().map_or_else(|| Ok(Targets::default()), Targets::with)?;
+        let machine = Machine::new(env.clone(), memo.clone());
+        Ok(Self { store, env, memo, targets, machine })
     }
 
     /// The store.
@@ -149,15 +218,58 @@ impl Packager {
         &self.store
     }
 
+    /// What is known of targets.
+    pub fn targets(&self) -> &Targets {
+        &self.targets
+    }
+
     /// The targets of a service: its own, or this machine's.
     ///
     /// # Errors
-    /// [`PackError::Tool`] when rustc cannot be asked for this machine's triple.
-    pub async fn targets_for(&self, service: &Service) -> Result<Vec<TargetTriple>, PackError> {
+    /// [`PackError::Choice`] when rustc cannot be asked for this machine's triple.
+    pub fn targets_for(&self, definition: &Definition, service: &Service) -> Result<Vec<TargetTriple>, PackError> {
         match service.build.targets() {
-            [] => Ok(vec![cargo::host_target().await?]),
+            [] => Ok(vec![self.host(&definition.dir)?]),
             named => Ok(named.to_vec()),
         }
+    }
+
+    /// This machine's own target.
+    ///
+    /// # Errors
+    /// [`PackError::Choice`] when rustc cannot be asked for it.
+    pub fn host(&self, dir: &Path) -> Result<TargetTriple, PackError> {
+        toolchain::host(&self.machine, dir).ok_or_else(|| PackError::Choice {
+            problem: "no `rustc` tells this machine's target triple".into(),
+            hint: "mend the Rust installation (`rustc -vV`), or set `target` under `build:`".into(),
+        })
+    }
+
+    /// The tools that would build for `target` in `dir`.
+    ///
+    /// # Errors
+    /// [`Missing`] with the first thing that is not there.
+    pub fn toolchain(&self, dir: &Path, target: &TargetTriple, wanted: ToolchainKind) -> Result<Toolchain, Missing> {
+        toolchain::choose(&self.machine, &self.targets, dir, target, wanted)
+    }
+
+    /// Says what is missing to build `service` for `target`, without building.
+    ///
+    /// # Errors
+    /// [`PackError::Toolchain`].
+    pub fn check(&self, definition: &Definition, service: &Service, target: &TargetTriple) -> Result<(), PackError> {
+        let Build::Cargo(options) = &service.build else { return Ok(()) };
+        let dir = definition.dir.join(&options.manifest_dir);
+        let chosen = self.toolchain(&dir, target, options.toolchain_for(target));
+        chosen.map(drop).map_err(|missing| PackError::Toolchain { target: target.clone(), missing })
+    }
+
+    /// Builds of one group take turns: they share a folder that cargo locks.
+    pub fn group(&self, definition: &Definition, service: &Service, target: &TargetTriple) -> String {
+        let Build::Cargo(options) = &service.build else { return service.name.to_string() };
+        let dir = definition.dir.join(&options.manifest_dir);
+        let chosen = self.toolchain(&dir, target, options.toolchain_for(target));
+        chosen.map_or_else(|missing| missing.cause, |toolchain| toolchain.folder)
     }
 
     /// Builds `service` for `target` and puts the package into the store.
@@ -171,15 +283,26 @@ impl Packager {
         target: &TargetTriple,
         report: Report<'_>,
     ) -> Result<Packed, PackError> {
-        let binary = match &service.build {
-            Build::Cargo(options) => cargo::build(definition, service, options, target, &self.env, report).await?,
-            Build::Prebuilt { path, .. } => members::prebuilt(definition, path, target)?,
-            Build::Command { .. } => return Err(PackError::Unsupported { kind: "command" }),
+        let binaries = match &service.build {
+            Build::Cargo(options) => {
+                let bench = cargo::Bench { env: &self.env, targets: &self.targets, machine: &self.machine, memo: &self.memo };
+                cargo::build(bench, definition, service, options, target, report).await?
+            }
+            Build::Prebuilt { path, .. } => vec![members::prebuilt(definition, path, target)?],
+            Build::Command { run, inputs, env, output, .. } => {
+                let options = command::Options { run, inputs, env, output };
+                vec![command::build(definition, options, target, &self.env, &self.memo, report).await?]
+            }
             Build::Image { .. } => return Err(PackError::Unsupported { kind: "image" }),
         };
         report(PackEvent::Bundling);
-        let (store, definition, service, target) = (self.store.clone(), definition.clone(), service.clone(), target.clone());
-        let work = move || members::bundle(&store, &definition, &service, &target, &binary);
+        let threads = match self.env.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            some => some,
+        };
+        let bench = members::Bench { store: self.store.clone(), memo: self.memo.clone(), targets: self.targets.clone(), threads };
+        let (definition, service, target) = (definition.clone(), service.clone(), target.clone());
+        let work = move || members::bundle(&bench, &definition, &service, &target, &binaries);
         let packed = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),

@@ -1,11 +1,13 @@
 //! What goes into a package, in which order, and what `metadata.json` says of it.
 
 use crate::archive::{self, MAX_PATH, Member, hex};
+use crate::memo::{Digests, Memo};
 use crate::store::{Store, StoreError};
+use crate::targets::Targets;
 use crate::{PackError, Packed, elf, unit};
-use roadie_model::definition::{Definition, Service};
+use roadie_model::definition::{Build, Definition, Service};
 use roadie_model::id::PackageId;
-use roadie_model::package::{FileEntry, Metadata, Package, SCHEMA};
+use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role, SCHEMA};
 use roadie_model::sh::quote;
 use roadie_model::target::TargetTriple;
 use sha2::{Digest, Sha256};
@@ -39,47 +41,65 @@ pub fn prebuilt(definition: &Definition, path: &Path, target: &TargetTriple) -> 
     Ok(Binary { name, path, version: String::new() })
 }
 
-/// Bundles a binary and everything else of a service, or finds the same package in the store.
+/// What bundling has at hand.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub store: Store,
+    pub memo: Memo,
+    pub targets: Targets,
+    /// Threads that compress.
+    pub threads: usize,
+}
+
+/// Bundles binaries, the main one first, and everything else of a service, or finds the same package in the store.
 pub fn bundle(
-    store: &Store,
+    bench: &Bench,
     definition: &Definition,
     service: &Service,
     target: &TargetTriple,
-    binary: &Binary,
+    binaries: &[Binary],
 ) -> Result<Packed, PackError> {
-    let binary_key = "build";
-    let read = |e: io::Error| PackError::File { key: binary_key, path: binary.path.clone(), reason: e.to_string() };
-    let data = std::fs::read(&binary.path).map_err(read)?;
-    let requires = elf::inspect(&binary.path.display().to_string(), &data, target)?;
-    drop(data);
-
+    let key = format!("{} {} {target}", definition.dir.display(), service.name);
+    let mut digests: Digests = bench.memo.get("files", &key).unwrap_or_default();
     let texts = Texts::read(definition, service)?;
-    let mut members = vec![Member::file(&format!("bin/{}", binary.name), true, binary.path.clone()).map_err(read)?];
+    let mut members = Vec::new();
+    for binary in binaries {
+        let read = |e: io::Error| PackError::File { key: "build", path: binary.path.clone(), reason: e.to_string() };
+        let path = format!("bin/{}", binary.name);
+        members.push(Member::file(&path, true, binary.path.clone(), &mut digests).map_err(read)?);
+    }
     texts.add_to(&mut members);
-    add_extra_files(definition, service, &mut members)?;
+    add_extra_files(definition, service, &mut members, &mut digests)?;
     members.sort_by(|a, b| a.path.cmp(&b.path));
     check_paths(&members)?;
+    let used: std::collections::BTreeSet<&Path> = members.iter().filter_map(Member::source).collect();
+    digests.keep(|path| used.contains(path));
+    if digests.changed() {
+        bench.memo.put("files", &key, &digests);
+    }
 
+    let main = binaries.first().map(|b| format!("bin/{}", b.name)).unwrap_or_default();
     let metadata = Metadata {
         schema: SCHEMA.to_owned(),
         name: service.name.clone(),
-        version: binary.version.clone(),
+        version: binaries.first().map(|b| b.version.clone()).unwrap_or_default(),
         target: target.clone(),
-        binary: format!("bin/{}", binary.name),
+        requires: requires(bench, &members, &main, target)?,
         files: members.iter().map(entry).collect(),
-        requires,
+        binary: main,
+        build: build_facts(&service.build),
     };
     let metadata_member = Member::bytes("metadata.json", false, canonical(&metadata));
     let metadata_sha256 = metadata_member.sha256.clone();
     members.insert(0, metadata_member);
 
     let action = action_key(&members);
-    if let Some(package) = store.by_action(&action) {
+    if let Some(package) = bench.store.by_action(&action, &bench.memo) {
         return Ok(Packed { package, fresh: true });
     }
-    let mut file = store.temporary()?;
-    let written = archive::write(&members, io::BufWriter::new(file.as_file_mut()))
-        .map_err(|source| StoreError::Io { path: store.root().to_owned(), source })?;
+    let mut file = bench.store.temporary()?;
+    let written = archive::write(&members, bench.threads, io::BufWriter::new(file.as_file_mut()))
+        .map_err(|source| StoreError::Io { path: bench.store.root().to_owned(), source })?;
     let id = PackageId::new(written.tar_sha256).unwrap_or_else(|_| unreachable!("a sha256 in hex is a package id"));
     let package = Package {
         id,
@@ -92,12 +112,71 @@ pub fn bundle(
         config_template: texts.config,
         setup: texts.setup,
     };
-    Ok(Packed { package: store.add(file, package, &action)?, fresh: false })
+    Ok(Packed { package: bench.store.add(file, package, &action)?, fresh: false })
+}
+
+fn build_facts(build: &Build) -> BuildFacts {
+    let (kind, profile, features) = match build {
+        Build::Cargo(c) => ("cargo", Some(c.profile.clone()), c.features.clone()),
+        Build::Prebuilt { .. } => ("prebuilt", None, Vec::new()),
+        Build::Command { .. } => ("command", None, Vec::new()),
+        Build::Image { .. } => ("image", None, Vec::new()),
+    };
+    BuildFacts { kind: kind.to_owned(), profile, features }
+}
+
+/// What every ELF file of the package needs, but for the libraries that the package brings itself. The main binary must be one,
+/// or a script.
+fn requires(bench: &Bench, members: &[Member], main: &str, target: &TargetTriple) -> Result<Requires, PackError> {
+    let mut all = Requires { libc: "none".into(), ..Requires::default() };
+    for member in members {
+        let Some(file) = member.source() else { continue };
+        let key = format!("{} {target} {}", member.sha256, member.path == main);
+        let known: Option<Option<Requires>> = bench.memo.get("elf", &key);
+        let own = match known {
+            Some(own) => own,
+            None => {
+                let own = inspect(bench, member, file, main, target)?;
+                bench.memo.put("elf", &key, &own);
+                own
+            }
+        };
+        if let Some(own) = own {
+            elf::join(&mut all, own);
+        }
+    }
+    let brought: Vec<&str> = members.iter().filter_map(|m| m.path.rsplit('/').next()).collect();
+    all.sonames.retain(|name| !brought.contains(&name.as_str()));
+    Ok(all)
+}
+
+fn inspect(
+    bench: &Bench,
+    member: &Member,
+    file: &Path,
+    main: &str,
+    target: &TargetTriple,
+) -> Result<Option<Requires>, PackError> {
+    let read = |e: io::Error| PackError::File { key: "build", path: file.to_owned(), reason: e.to_string() };
+    let mut head = [0; 4];
+    let count = io::Read::read(&mut std::fs::File::open(file).map_err(read)?, &mut head).map_err(read)?;
+    if member.path != main && !elf::is_elf(&head[..count]) {
+        return Ok(None);
+    }
+    let data = std::fs::read(file).map_err(read)?;
+    Ok(Some(elf::inspect(&file.display().to_string(), &data, target, &bench.targets)?))
 }
 
 fn entry(member: &Member) -> FileEntry {
     let mode = if member.executable { "0755" } else { "0644" };
-    FileEntry { path: member.path.clone(), mode: mode.into(), size: member.size, sha256: member.sha256.clone() }
+    let role = match member.path.as_str() {
+        "setup.sh" | "setup/script" => Role::Setup,
+        "config-template.toml" => Role::Config,
+        "systemd.service" => Role::Unit,
+        path if path.starts_with("bin/") => Role::Binary,
+        _ => Role::File,
+    };
+    FileEntry { path: member.path.clone(), role, mode: mode.into(), size: member.size, sha256: member.sha256.clone() }
 }
 
 /// Sorted keys, two blanks, LF at the end: `serde_json::Value` keeps its keys sorted.
@@ -199,15 +278,20 @@ fn check_template(key: &'static str, path: Option<&Path>, text: &str) -> Result<
     })
 }
 
-fn add_extra_files(definition: &Definition, service: &Service, members: &mut Vec<Member>) -> Result<(), PackError> {
+fn add_extra_files(
+    definition: &Definition,
+    service: &Service,
+    members: &mut Vec<Member>,
+    digests: &mut Digests,
+) -> Result<(), PackError> {
     for extra in &service.files {
         let from = definition.dir.join(&extra.from);
-        add_tree(&from, &extra.to.to_string_lossy(), members)?;
+        add_tree(&from, &extra.to.to_string_lossy(), members, digests)?;
     }
     Ok(())
 }
 
-fn add_tree(from: &Path, to: &str, members: &mut Vec<Member>) -> Result<(), PackError> {
+fn add_tree(from: &Path, to: &str, members: &mut Vec<Member>, digests: &mut Digests) -> Result<(), PackError> {
     let failed = |reason: String| PackError::File { key: "files", path: from.to_owned(), reason };
     let meta = std::fs::symlink_metadata(from).map_err(|e| failed(e.to_string()))?;
     if meta.is_symlink() {
@@ -216,7 +300,7 @@ fn add_tree(from: &Path, to: &str, members: &mut Vec<Member>) -> Result<(), Pack
     if meta.is_file() {
         use std::os::unix::fs::PermissionsExt as _;
         let executable = meta.permissions().mode() & 0o100 != 0;
-        members.push(Member::file(to, executable, from.to_owned()).map_err(|e| failed(e.to_string()))?);
+        members.push(Member::file(to, executable, from.to_owned(), digests).map_err(|e| failed(e.to_string()))?);
         return Ok(());
     }
     if !meta.is_dir() {
@@ -228,7 +312,7 @@ fn add_tree(from: &Path, to: &str, members: &mut Vec<Member>) -> Result<(), Pack
         names.push(name.into_string().map_err(|n| failed(format!("the name {n:?} in it is not UTF-8")))?);
     }
     names.sort();
-    names.iter().try_for_each(|name| add_tree(&from.join(name), &format!("{to}/{name}"), members))
+    names.iter().try_for_each(|name| add_tree(&from.join(name), &format!("{to}/{name}"), members, digests))
 }
 
 fn check_paths(members: &[Member]) -> Result<(), PackError> {

@@ -4,11 +4,15 @@
 //! so that nothing is archived twice. Every file appears by rename: a reader sees all of it or nothing.
 
 use crate::archive;
+use crate::memo::{Memo, Stat, now_ns};
 use roadie_model::id::PackageId;
 use roadie_model::package::Package;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +67,32 @@ pub struct StoredPackage {
     /// The package.
     pub package: Package,
     /// When it was stored.
-    pub stored_at: std::time::SystemTime,
+    pub stored_at: SystemTime,
 }
+
+/// While it lives, a package is not deleted.
+#[derive(Debug)]
+pub struct Lease {
+    _file: File,
+}
+
+/// How much may stay in a store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Packages.
+    pub keep: Option<usize>,
+    /// Bytes of archives.
+    pub bytes: Option<u64>,
+    /// Time since they were made or used.
+    pub age: Option<Duration>,
+}
+
+/// A package's last use is written down this coarsely.
+const TOUCH_AFTER: Duration = Duration::from_secs(3600);
+/// Older temporary files belong to no living process.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
+/// Answers that nobody asked for in so long are forgotten.
+const MEMO_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// A folder of packages.
 #[derive(Debug, Clone)]
@@ -79,7 +107,7 @@ impl Store {
     /// [`StoreError::Io`] when it cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
-        for folder in ["objects", "actions", "tmp"] {
+        for folder in ["objects", "actions", "refs", "tmp"] {
             let path = root.join(folder);
             std::fs::create_dir_all(&path).map_err(|source| StoreError::Io { path, source })?;
         }
@@ -123,10 +151,22 @@ impl Store {
         publish(file, path).map_err(Self::io(path))
     }
 
-    /// The package that the same members gave before, verified.
-    pub(crate) fn by_action(&self, action: &str) -> Option<Package> {
+    /// The package that the same members gave before. Its bytes are verified, unless they were and the file is still that one.
+    pub(crate) fn by_action(&self, action: &str, memo: &Memo) -> Option<Package> {
         let id = std::fs::read_to_string(self.root.join("actions").join(action)).ok()?;
-        self.get(&PackageId::new(id).ok()?).ok()
+        let package = self.read(&PackageId::new(id).ok()?).ok()?;
+        let stat = Stat::at(&package.archive)?;
+        if memo.get::<Stat>("verified", package.id.as_str()) == Some(stat) {
+            self.touch(&package.id);
+            return Some(package);
+        }
+        let now = now_ns();
+        let package = self.get(&package.id).ok()?;
+        if stat.is_settled(now) && Stat::at(&package.archive) == Some(stat) {
+            memo.put("verified", package.id.as_str(), &stat);
+        }
+        self.touch(&package.id);
+        Some(package)
     }
 
     /// Opens a package and verifies the archive's bytes.
@@ -156,6 +196,118 @@ impl Store {
             Ok((tar, _)) if tar == id.as_str() => Ok(package),
             Ok(_) => Err(self.set_aside(id, "its content gives another id")),
             Err(e) => Err(self.set_aside(id, &e.to_string())),
+        }
+    }
+
+    /// Says that a package was used: those that are not go first when room is made.
+    fn touch(&self, id: &PackageId) {
+        let json = self.object(id, "json");
+        let used = std::fs::metadata(&json).and_then(|m| m.modified());
+        if used.is_ok_and(|t| t.elapsed().is_ok_and(|age| age > TOUCH_AFTER)) {
+            let _ = File::options().append(true).open(&json).and_then(|f| f.set_modified(SystemTime::now()));
+        }
+    }
+
+    /// Keeps a package from being deleted for as long as the lease lives, by any process.
+    pub fn lease(&self, id: &PackageId) -> Option<Lease> {
+        let file = File::open(self.object(id, "json")).ok()?;
+        file.lock_shared().ok()?;
+        // It may have been deleted while we waited.
+        self.object(id, "json").exists().then_some(Lease { _file: file })
+    }
+
+    /// Says that `place` (a service on a host) runs a package now: it is kept until another one does.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when that cannot be written down.
+    pub fn refer(&self, place: &str, id: &PackageId) -> Result<(), StoreError> {
+        let name = archive::hex(&Sha256::digest(place.as_bytes()));
+        self.write(&self.root.join("refs").join(name), id.as_str().as_bytes())
+    }
+
+    /// Deletes packages until what is left is within `limits`, the longest unused first. Leased ones and those that a place runs
+    /// stay, whatever the limits say. With `dry`, only says which.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn gc(&self, limits: Limits, dry: bool) -> Result<Vec<StoredPackage>, StoreError> {
+        let mut referred = BTreeSet::new();
+        for entry in std::fs::read_dir(self.root.join("refs")).into_iter().flatten().flatten() {
+            referred.extend(std::fs::read_to_string(entry.path()).ok());
+        }
+        let all = self.list()?;
+        let (mut count, mut bytes) = (0_usize, 0_u64);
+        let mut removed = Vec::new();
+        for stored in all {
+            count += 1;
+            bytes += stored.package.archive_bytes;
+            let age = stored.stored_at.elapsed().unwrap_or_default();
+            let beyond = limits.keep.is_some_and(|most| count > most)
+                || limits.bytes.is_some_and(|most| bytes > most)
+                || limits.age.is_some_and(|most| age > most);
+            if !beyond || referred.contains(stored.package.id.as_str()) || !(dry || self.delete(&stored.package.id)) {
+                continue;
+            }
+            count -= 1;
+            bytes -= stored.package.archive_bytes;
+            removed.push(stored);
+        }
+        if !dry {
+            self.sweep();
+        }
+        Ok(removed)
+    }
+
+    /// Whether it could be deleted: nobody has a lease.
+    fn delete(&self, id: &PackageId) -> bool {
+        let json = self.object(id, "json");
+        let Ok(file) = File::open(&json) else { return false };
+        if file.try_lock().is_err() {
+            return false;
+        }
+        // The index goes first: without it the archive is nobody's.
+        let gone = std::fs::remove_file(&json).is_ok();
+        let folder = json.parent().map(Path::to_owned).unwrap_or_default();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if gone && entry.file_name().to_string_lossy().starts_with(id.as_str()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        gone
+    }
+
+    /// Deletes what killed processes left, damaged packages that were set aside, and answers about packages that are gone.
+    fn sweep(&self) {
+        let old = |path: &Path| {
+            let modified = std::fs::metadata(path).and_then(|m| m.modified());
+            modified.is_ok_and(|t| t.elapsed().is_ok_and(|age| age > LEFT_BEHIND))
+        };
+        let files = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+        for path in files(self.root.join("tmp")).filter(|p| old(p)) {
+            let _ = std::fs::remove_file(path);
+        }
+        for action in files(self.root.join("actions")) {
+            let id = std::fs::read_to_string(&action).ok().and_then(|id| PackageId::new(id).ok());
+            if id.is_none_or(|id| !self.object(&id, "json").exists()) {
+                let _ = std::fs::remove_file(action);
+            }
+        }
+        for folder in files(self.root.join("objects")) {
+            for path in files(folder).filter(|p| old(p)) {
+                let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                let owner = name.split('.').next().and_then(|id| PackageId::new(id).ok());
+                let alone = owner.is_none_or(|id| !self.object(&id, "json").exists());
+                if alone || name.ends_with(".damaged") {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+        for folder in files(self.root.join("memo")) {
+            for path in files(folder).filter(|p| {
+                std::fs::metadata(p).and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|a| a > MEMO_KEPT))
+            }) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use roadie_model::definition::{Definition, Service};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
-use roadie_packager::{BuildEnv, ElfError, PackError, Packager, Store, StoreError};
-use std::path::{Path, PathBuf};
+use roadie_packager::{BuildEnv, ElfError, PackError, Packager, Store, StoreError, Targets};
+use std::path::Path;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -17,9 +17,8 @@ fn definition(dir: &Path, text: &str) -> (Definition, Service) {
 }
 
 fn packager(store: &Path) -> Packager {
-    let home = std::env::var("CARGO_HOME").map(PathBuf::from);
-    let home = home.unwrap_or_else(|_| PathBuf::from(std::env::var("HOME").expect("HOME")).join(".cargo"));
-    Packager::new(Store::open(store).expect("opens"), BuildEnv { cargo_home: home, ..BuildEnv::default() })
+    let env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
+    Packager::new(Store::open(store).expect("opens"), env).expect("no files of targets")
 }
 
 async fn pack(packager: &Packager, dir: &Path, text: &str) -> Result<roadie_packager::Packed, PackError> {
@@ -98,7 +97,7 @@ async fn the_id_of_a_fixed_package_is_golden() {
     let text = scripts(temp.path()).replace("    deploy:", "    deploy: {unit: u.service}\n    x-deploy:");
     std::fs::write(temp.path().join("u.service"), "[Service]\nExecStart={{exec}}\n").expect("writes");
     let packed = pack(&packager(&temp.path().join("store")), temp.path(), &text).await.expect("packs");
-    assert_eq!(packed.package.id.as_str(), "5abd72a5bddc639925f7f2aa09d8e38f5912fc99a902ce21f41f1b4e5f9e023b");
+    assert_eq!(packed.package.id.as_str(), "f3bade43cae7f51d93f43b6511c62742c58f892e7b236c835803cce855d13925");
 }
 
 #[tokio::test]
@@ -156,7 +155,9 @@ async fn what_does_not_fit_is_refused_by_name() {
         ("deploy: {setup: none.sh}", "No such file"),
         ("files: [{from: s.sh, to: env}]", "roadie writes a file of that name"),
         ("files: [{from: s.sh, to: x}, {from: s.sh, to: X}]", "has the same name"),
-        ("build: {type: command, run: x, output: y}", "not built by this version"),
+        ("build: {type: command, run: \"false\", output: y}", "`false` failed"),
+        ("build: {type: command, run: \"true\", output: y}", "did not make it"),
+        ("build: {type: command, run: \"true\", output: y, inputs: [\"none/**\"]}", "no file here is one of"),
     ] {
         let text = format!("services:\n  api:\n    runtime: local\n    build: {{type: prebuilt, path: api}}\n    {extra}\n");
         let text = if extra.starts_with("build") { text.replace("    build: {type: prebuilt, path: api}\n", "") } else { text };
@@ -176,7 +177,7 @@ fn the_requirements_agree_with_readelf() {
     let mut checked = 0;
     for entry in std::fs::read_dir("/usr/bin").expect("reads").flatten().take(150) {
         let Ok(data) = std::fs::read(entry.path()) else { continue };
-        let Ok(requires) = roadie_packager::inspect("x", &data, &target) else { continue };
+        let Ok(requires) = roadie_packager::inspect("x", &data, &target, &Targets::default()) else { continue };
         if requires.libc == "none" {
             continue;
         }

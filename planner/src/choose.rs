@@ -1,7 +1,7 @@
 //! Which of the packages runs on a host, if any.
 
 use roadie_model::facts::HostFacts;
-use roadie_model::package::Package;
+use roadie_model::package::{Package, Requires};
 use roadie_model::plan::Refusal;
 
 /// Picks the package for the host: the first, in the order given, whose architecture and C library the host has.
@@ -56,7 +56,7 @@ fn fits(package: &Package, facts: &HostFacts) -> Result<(), (u8, Refusal)> {
             return Err((
                 1,
                 Refusal {
-                    problem: format!("it needs glibc {needed}, the host has {present}"),
+                    problem: format!("it needs glibc {needed}, the host has {present}{}", newer_symbols(requires, present)),
                     hint: format!(
                         "set `target: {}.{present}`, or build for {}-unknown-linux-musl",
                         target.triple(),
@@ -88,6 +88,13 @@ fn fits(package: &Package, facts: &HostFacts) -> Result<(), (u8, Refusal)> {
 }
 
 /// Numeric parts of a version, for comparison: 2.4 is older than 2.17.
+/// The symbols that the host's glibc lacks, as far as the package names them.
+fn newer_symbols(requires: &Requires, present: &str) -> String {
+    let newer = requires.glibc_symbols.iter().filter(|(v, _)| version(v) > version(present));
+    let names: Vec<String> = newer.flat_map(|(v, names)| names.iter().map(move |n| format!("{n}@GLIBC_{v}"))).collect();
+    if names.is_empty() { String::new() } else { format!(" (it uses {})", names.join(", ")) }
+}
+
 fn version(text: &str) -> Vec<u32> {
     text.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }

@@ -5,7 +5,7 @@
 use roadie_model::definition::{Definition, Service};
 use roadie_model::facts::{GuardFacts, HostFacts, Listener, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{PackageId, ReleaseId};
-use roadie_model::package::{FileEntry, Metadata, Package, Requires};
+use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::plan::{HostPlan, Undo};
 use roadie_planner::{
@@ -27,13 +27,15 @@ fn id(digit: char) -> String {
 }
 
 fn package(setup: &str) -> Package {
-    let file = |path: &str, size: u64| FileEntry { path: path.into(), mode: "0755".into(), size, sha256: id('e') };
+    let file =
+        |path: &str, size: u64| FileEntry { path: path.into(), role: Role::File, mode: "0755".into(), size, sha256: id('e') };
     Package {
         id: PackageId::new(id('a')).expect("valid"),
         archive_sha256: id('b'),
         archive_bytes: 1000,
         archive: "/store/a.tar.gz".into(),
         metadata: Metadata {
+            build: BuildFacts::default(),
             schema: roadie_model::package::SCHEMA.into(),
             name: roadie_model::id::ServiceName::new("api").expect("valid"),
             version: "1.2.3".into(),

@@ -48,6 +48,11 @@ impl LabHost {
         self.ssh("root", command)
     }
 
+    /// The private key that lets in.
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+
     /// `ci/lab VERB NUMBER ARGS...`
     ///
     /// # Panics
@@ -135,10 +140,27 @@ pub fn lab(test: &str, count: usize) -> Option<Vec<LabHost>> {
     Some(hosts)
 }
 
+/// A host with the oldest Debian that is tested; `None` when there is none. It has nothing deployed on it.
+///
+/// # Panics
+/// Without one where `ROADIE_REQUIRE_LAB=1`.
+pub fn old_host(test: &str) -> Option<LabHost> {
+    let host = hosts_of("ROADIE_OLD").into_iter().next().and_then(|h| h.leased());
+    if host.is_none() {
+        skip(test, "no host with an older Debian: run it by ci/test as root");
+    }
+    host.inspect(LabHost::reset)
+}
+
 /// All hosts of the lab that the environment names, as they are; none without a lab.
 pub fn lab_hosts() -> Vec<LabHost> {
-    let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let (key, known, list) = (var("ROADIE_LAB_KEY"), var("ROADIE_LAB_KNOWN_HOSTS"), var("ROADIE_LAB_HOSTS"));
+    hosts_of("ROADIE_LAB")
+}
+
+/// The hosts of the lab whose variables begin with `prefix`.
+fn hosts_of(prefix: &str) -> Vec<LabHost> {
+    let var = |name: &str| std::env::var(format!("{prefix}_{name}")).ok().filter(|v| !v.is_empty());
+    let (key, known, list) = (var("KEY"), var("KNOWN_HOSTS"), var("HOSTS"));
     match (key, known, list) {
         (Some(key), Some(known), Some(list)) => list
             .split_whitespace()
@@ -297,6 +319,17 @@ impl Project {
             .env_remove("XDG_CACHE_HOME");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Makes a host of another lab known.
+    ///
+    /// # Panics
+    /// When the files cannot be read or written.
+    pub fn knows(&self, host: &LabHost) {
+        let path = self.home.join(".ssh/known_hosts");
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+        let text = format!("{}{}", read(&path), read(&host.known_hosts));
+        std::fs::write(&path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     }
 
     /// Runs `roadie ARGS` to its end.

@@ -162,7 +162,8 @@ fn systemd_in_the_users_own_scope() {
     let Some(hosts) = lab("systemd_in_the_users_own_scope", 1) else { return };
     let hosts = &hosts[..1];
     let project = project(hosts, "systemd", "user", "");
-    let text = definition(hosts, "systemd", "user", "").replace("user: root", "user: plain");
+    let text =
+        definition(hosts, "systemd", "user", "").replace("user: root", "user: plain").replace("user: deploy", "user: plain");
     project.write("roadie.yaml", &text);
     project.roadie(&["deploy"]).exits(0);
     assert_eq!(hosts[0].root("ps -o user= -p $(pgrep -x hello)"), "plain");

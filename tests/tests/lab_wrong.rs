@@ -88,7 +88,7 @@ fn hosts_that_cannot_be_reached_or_trusted() {
     project(&on(host, "locked"), "")
         .roadie(&["deploy"])
         .exits(8)
-        .says("sudo does not let us work without a password")
+        .says("sudo does not let `locked` run /usr/bin/sh without a password")
         .says("NOPASSWD");
     project(&on(host, "plain"), "").roadie(&["deploy"]).exits(8).says("sudo");
     untouched(host);

@@ -281,12 +281,13 @@ async fn refused_silent_and_unresolvable_are_told_apart() {
     let web = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = web.local_addr().unwrap().port();
     let server = tokio::spawn(async move {
-        let (mut stream, _) = web.accept().await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        while let Ok((mut stream, _)) = web.accept().await {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        }
     });
     let error = fails(SshOptions { port, login_timeout: Duration::from_secs(2), ..place.options() }).await;
-    assert!(matches!(&error, TransportError::Protocol(_) | TransportError::TimedOut { .. }), "{error:?}");
-    server.await.unwrap();
+    assert!(matches!(&error, TransportError::TurnedAway { .. } | TransportError::TimedOut { .. }), "{error:?}");
+    server.abort();
 }
 
 /// Starts a command, ends contact by `end`, and gives back why it was lost.

@@ -10,7 +10,7 @@ use roadie_deployer::{Controller, Group, Options, Rollout, TaskReport, Verb};
 use roadie_model::definition::Service;
 use roadie_model::id::{PackageId, ServiceName};
 use roadie_model::outcome::Outcome;
-use roadie_model::package::{FileEntry, Metadata, Package, Requires, SCHEMA};
+use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role, SCHEMA};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
 use std::sync::Arc;
@@ -29,13 +29,15 @@ fn service(version: u64) -> Service {
 }
 
 fn package(number: u64) -> Package {
-    let file = |path: &str| FileEntry { path: path.into(), mode: "0755".into(), size: 10, sha256: "e".repeat(64) };
+    let file =
+        |path: &str| FileEntry { path: path.into(), role: Role::File, mode: "0755".into(), size: 10, sha256: "e".repeat(64) };
     Package {
         id: PackageId::new(format!("{number:064x}")).unwrap_or_else(|e| panic!("{e}")),
         archive_sha256: "b".repeat(64),
         archive_bytes: 100,
         archive: "/nowhere".into(),
         metadata: Metadata {
+            build: BuildFacts::default(),
             schema: SCHEMA.into(),
             name: ServiceName::new("api").unwrap_or_else(|e| panic!("{e}")),
             version: "1".into(),

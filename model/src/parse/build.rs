@@ -3,9 +3,10 @@
 use super::decode::{Fields, string};
 use super::keys::{BUILD, BUILD_CARGO, BUILD_COMMAND, BUILD_IMAGE, BUILD_PREBUILT};
 use super::problems::Problems;
-use super::tree::Node;
-use crate::definition::{Build, CargoBuild};
+use super::tree::{Kind, Node, printable};
+use crate::definition::{Build, CargoBuild, ToolchainKind};
 use crate::target::TargetTriple;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(Clone, Copy)]
@@ -47,6 +48,7 @@ pub fn build(node: Option<&Node>, problems: &mut Problems) -> Build {
         Type::Command => Build::Command {
             run: fields.required("run", problems).unwrap_or_default(),
             inputs: fields.texts("inputs", problems),
+            env: fields.texts("env", problems),
             output: fields.required("output", problems).unwrap_or_default().into(),
             targets,
         },
@@ -65,17 +67,62 @@ fn unwritten() -> Build {
 }
 
 fn cargo(fields: &Fields<'_>, targets: Vec<TargetTriple>, problems: &mut Problems) -> Build {
+    let (toolchain, toolchains) = toolchain(fields, problems);
     Build::Cargo(CargoBuild {
         manifest_dir: fields.path("manifest_dir", problems).unwrap_or_else(|| PathBuf::from(".")),
         package: fields.text("package", problems),
-        bin: fields.text("bin", problems),
+        bins: bins(fields, problems),
         features: fields.texts("features", problems),
         default_features: fields.bool("default_features", problems).unwrap_or(true),
         profile: fields.text("profile", problems).unwrap_or_else(|| "release".into()),
         locked: fields.bool("locked", problems).unwrap_or(false),
         targets,
+        toolchain,
+        toolchains,
     })
 }
+
+fn bins(fields: &Fields<'_>, problems: &mut Problems) -> Vec<String> {
+    if let (Some(_), Some((key, _))) = (fields.entry("bin"), fields.entry("bins")) {
+        problems.add(key.place, "`bin` and `bins` cannot both stand", Some("put all of them under `bins`".to_owned()));
+    }
+    let mut bins = fields.texts("bins", problems);
+    bins.extend(fields.text("bin", problems));
+    bins
+}
+
+/// One word for all targets, or a map from target to word.
+fn toolchain(fields: &Fields<'_>, problems: &mut Problems) -> (ToolchainKind, BTreeMap<TargetTriple, ToolchainKind>) {
+    let mut by_target = BTreeMap::new();
+    let Some(node) = fields.get("toolchain") else { return (ToolchainKind::Auto, by_target) };
+    if !matches!(node.kind, Kind::Map(_)) {
+        return (fields.choice("toolchain", &TOOLCHAINS, problems).ok().flatten().unwrap_or_default(), by_target);
+    }
+    for (key, value) in fields.entries_of("toolchain", problems) {
+        let Some(word) = string(value, "toolchain", problems) else { continue };
+        let kind = TOOLCHAINS.iter().find(|(name, _)| *name == word.text).map(|(_, kind)| *kind);
+        match (TargetTriple::new(&key.name), kind) {
+            (Ok(target), Some(kind)) => {
+                by_target.insert(target, kind);
+            }
+            (Err(error), _) => problems.invalid(key.place, &printable(&key.name), &error),
+            (_, None) => {
+                let hint = format!("known here: {}", TOOLCHAINS.map(|(name, _)| name).join(", "));
+                problems.add(value.place, format!("unknown toolchain `{}`", word.shown()), Some(hint));
+            }
+        }
+    }
+    (ToolchainKind::Auto, by_target)
+}
+
+const TOOLCHAINS: [(&str, ToolchainKind); 6] = [
+    ("auto", ToolchainKind::Auto),
+    ("cargo", ToolchainKind::Cargo),
+    ("gcc", ToolchainKind::Gcc),
+    ("zigbuild", ToolchainKind::Zigbuild),
+    ("cross", ToolchainKind::Cross),
+    ("build-std", ToolchainKind::BuildStd),
+];
 
 fn prebuilt(fields: &Fields<'_>, targets: Vec<TargetTriple>, problems: &mut Problems) -> Build {
     let path = fields.required("path", problems);

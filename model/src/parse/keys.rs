@@ -22,6 +22,7 @@ pub const BUILD: &[&str] = &[
     "type",
     "package",
     "bin",
+    "bins",
     "features",
     "default_features",
     "profile",
@@ -29,16 +30,29 @@ pub const BUILD: &[&str] = &[
     "manifest_dir",
     "target",
     "targets",
+    "toolchain",
     "path",
     "run",
     "inputs",
+    "env",
     "output",
     "image",
 ];
-pub const BUILD_CARGO: &[&str] =
-    &["package", "bin", "features", "default_features", "profile", "locked", "manifest_dir", "target", "targets"];
+pub const BUILD_CARGO: &[&str] = &[
+    "package",
+    "bin",
+    "bins",
+    "features",
+    "default_features",
+    "profile",
+    "locked",
+    "manifest_dir",
+    "target",
+    "targets",
+    "toolchain",
+];
 pub const BUILD_PREBUILT: &[&str] = &["path", "target", "targets"];
-pub const BUILD_COMMAND: &[&str] = &["run", "inputs", "output", "target", "targets"];
+pub const BUILD_COMMAND: &[&str] = &["run", "inputs", "env", "output", "target", "targets"];
 pub const BUILD_IMAGE: &[&str] = &["image"];
 pub const DEPLOY: &[&str] = &[
     "lifecycle",
