@@ -9,7 +9,7 @@ mod elf;
 mod members;
 mod store;
 mod targets;
-mod unit;
+pub mod unit;
 
 pub use elf::{ElfError, inspect};
 pub use store::{Store, StoreError, StoredPackage};
@@ -49,6 +49,8 @@ pub struct Packed {
     pub package: Package,
     /// True when the store had it already.
     pub fresh: bool,
+    /// What was found in its unit.
+    pub unit: unit::Lint,
 }
 
 /// Why a service could not be packed.

@@ -2,8 +2,9 @@
 
 use crate::archive::{self, MAX_PATH, Member, hex};
 use crate::store::{Store, StoreError};
-use crate::{PackError, Packed, elf, unit};
-use roadie_model::definition::{Definition, Service};
+use crate::unit::{self, Lint};
+use crate::{PackError, Packed, elf};
+use roadie_model::definition::{Definition, Lifecycle, Service};
 use roadie_model::id::PackageId;
 use roadie_model::package::{FileEntry, Metadata, Package, SCHEMA};
 use roadie_model::sh::quote;
@@ -50,10 +51,13 @@ pub fn bundle(
     let binary_key = "build";
     let read = |e: io::Error| PackError::File { key: binary_key, path: binary.path.clone(), reason: e.to_string() };
     let data = std::fs::read(&binary.path).map_err(read)?;
-    let requires = elf::inspect(&binary.path.display().to_string(), &data, target)?;
+    let mut requires = elf::inspect(&binary.path.display().to_string(), &data, target)?;
     drop(data);
 
     let texts = Texts::read(definition, service)?;
+    if unit::is_system(service) && service.deploy.lifecycle == Lifecycle::Systemd {
+        requires.systemd_min = Some(texts.lint.systemd_min).filter(|version| *version > 0);
+    }
     let mut members = vec![Member::file(&format!("bin/{}", binary.name), true, binary.path.clone()).map_err(read)?];
     texts.add_to(&mut members);
     add_extra_files(definition, service, &mut members)?;
@@ -75,7 +79,7 @@ pub fn bundle(
 
     let action = action_key(&members);
     if let Some(package) = store.by_action(&action) {
-        return Ok(Packed { package, fresh: true });
+        return Ok(Packed { package, fresh: true, unit: texts.lint });
     }
     let mut file = store.temporary()?;
     let written = archive::write(&members, io::BufWriter::new(file.as_file_mut()))
@@ -92,7 +96,7 @@ pub fn bundle(
         config_template: texts.config,
         setup: texts.setup,
     };
-    Ok(Packed { package: store.add(file, package, &action)?, fresh: false })
+    Ok(Packed { package: store.add(file, package, &action)?, fresh: false, unit: texts.lint })
 }
 
 fn entry(member: &Member) -> FileEntry {
@@ -121,6 +125,7 @@ fn action_key(members: &[Member]) -> String {
 /// The text members.
 struct Texts {
     unit: String,
+    lint: Lint,
     config: String,
     setup: String,
     script: Option<Vec<u8>>,
@@ -130,14 +135,15 @@ impl Texts {
     fn read(definition: &Definition, service: &Service) -> Result<Self, PackError> {
         let unit = match &service.deploy.unit {
             Some(path) => text(definition, "deploy.unit", path)?,
-            None => unit::generate(service),
+            None => unit::generate(service).to_string(),
         };
         let config = service.config.as_ref().map(|path| text(definition, "config", path)).transpose()?.unwrap_or_default();
         check_template("deploy.unit", service.deploy.unit.as_deref(), &unit)?;
+        let lint = check_unit(definition, service, &unit)?;
         check_template("config", service.config.as_deref(), &config)?;
         let script = service.deploy.setup.as_ref().map(|path| script(definition, path)).transpose()?;
         let setup = setup_text(script.is_some(), &service.deploy.setup_commands);
-        Ok(Self { unit, config, setup, script })
+        Ok(Self { unit, lint, config, setup, script })
     }
 
     fn add_to(&self, members: &mut Vec<Member>) {
@@ -196,6 +202,15 @@ fn check_template(key: &'static str, path: Option<&Path>, text: &str) -> Result<
         key,
         path: path.map(Path::to_owned).unwrap_or_default(),
         reason: format!("not a valid template: {e}"),
+    })
+}
+
+/// All mistakes of the unit at once. The text itself is never changed.
+fn check_unit(definition: &Definition, service: &Service, text: &str) -> Result<Lint, PackError> {
+    unit::lint(text).map_err(|problems| PackError::File {
+        key: "deploy.unit",
+        path: service.deploy.unit.as_ref().map(|path| definition.dir.join(path)).unwrap_or_default(),
+        reason: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "),
     })
 }
 
