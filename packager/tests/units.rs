@@ -217,6 +217,8 @@ fn mistakes_are_told_with_line_and_remedy() {
         mistakes("[Service]\nExecStart=/x \\\n  --y\nRestart=alwys\n# ProtectSytem=strict\nProtectSytem=strict\n[Intall]\n");
     let lines: Vec<&str> = several.iter().map(|m| m.split(':').next().expect("a line")).collect();
     assert_eq!(lines, ["line 4", "line 6", "line 7"]);
+    let ordered = mistakes("[Service]\nExecStart=/x\nUsr=x\nUser=\u{7}\n");
+    assert!(ordered.len() == 2 && ordered[0].starts_with("line 3: "), "{ordered:?}");
 }
 
 #[test]
