@@ -241,6 +241,9 @@ pub struct Deploy {
     pub setup_run: SetupRun,
     /// Own unit file instead of the generated one, relative to [`Definition::dir`]; a template like the generated one.
     pub unit: Option<PathBuf>,
+    /// How far the generated unit is locked in; of no effect on [`Deploy::unit`] and outside of [`Scope::System`].
+    #[serde(default)]
+    pub profile: Profile,
     /// When it counts as healthy.
     pub health: Health,
     /// How long a host waits for a controller that went away with a deployment unconfirmed, before it goes back by itself.
@@ -275,6 +278,21 @@ pub enum Scope {
     System,
     /// Under `~/.local/share/roadie`, needs neither.
     User,
+}
+
+/// How far systemd locks a service in (the generated unit, system scope).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// A server: network, own state, nothing else of the host.
+    #[default]
+    Web,
+    /// No network at all.
+    Worker,
+    /// As [`Profile::Web`], for programs that make code while they run.
+    Jit,
+    /// No filter of system calls, for what breaks under the others.
+    Legacy,
 }
 
 /// When setup runs again on a host that ran it before.

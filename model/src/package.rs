@@ -106,7 +106,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a package needs of a host, read from the ELF files in it.
+/// What a package needs of a host, read from the ELF files and the unit in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Requires {
     /// `uname -m` style architecture; empty for scripts.
@@ -133,4 +133,7 @@ pub struct Requires {
     /// Alignment of the loaded segments, bytes: pages of the host must not be larger. 0: not known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub page_align: u64,
+    /// The systemd that its unit needs; older ones would ignore what the service cannot do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd_min: Option<u32>,
 }

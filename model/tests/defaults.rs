@@ -1,7 +1,7 @@
 //! What a definition says when its file says little, and how the reference tells it.
 
-use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, RollbackRule};
-use roadie_model::definition::{RuntimeKind, Scope, Service, SetupRun, Strategy, ToolchainKind};
+use roadie_model::definition::{Build, CargoBuild, Definition, Deploy, Health, Host, Lifecycle, OnFailure, Probe, Profile};
+use roadie_model::definition::{RollbackRule, RuntimeKind, Scope, Service, SetupRun, Strategy, ToolchainKind};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::parse::{Inputs, KEYS, SourceFile, parse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +61,7 @@ fn least() -> Service {
         guard_grace: Duration::from_secs(30),
         setup_run: SetupRun::Changed,
         unit: None,
+        profile: Profile::Web,
         health,
         keep_releases: 5,
         strategy: Strategy::All,

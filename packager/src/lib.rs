@@ -13,7 +13,7 @@ mod memo;
 mod store;
 mod targets;
 mod toolchain;
-mod unit;
+pub mod unit;
 mod verify;
 
 pub use elf::{ElfError, inspect};
@@ -70,6 +70,8 @@ pub struct Packed {
     pub package: Package,
     /// True when the store had it already.
     pub fresh: bool,
+    /// What was found in its unit.
+    pub unit: unit::Lint,
 }
 
 /// Why a service could not be packed.

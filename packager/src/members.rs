@@ -4,8 +4,9 @@ use crate::archive::{self, MAX_PATH, Member, hex};
 use crate::memo::{Digests, Memo};
 use crate::store::{Store, StoreError};
 use crate::targets::Targets;
-use crate::{PackError, Packed, elf, unit};
-use roadie_model::definition::{Build, Definition, Service};
+use crate::unit::{self, Lint};
+use crate::{PackError, Packed, elf};
+use roadie_model::definition::{Build, Definition, Lifecycle, Service};
 use roadie_model::id::PackageId;
 use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role, SCHEMA};
 use roadie_model::sh::quote;
@@ -79,12 +80,16 @@ pub fn bundle(
     }
 
     let main = binaries.first().map(|b| format!("bin/{}", b.name)).unwrap_or_default();
+    let mut requires = requires(bench, &members, &main, target)?;
+    if unit::is_system(service) && service.deploy.lifecycle == Lifecycle::Systemd {
+        requires.systemd_min = Some(texts.lint.systemd_min).filter(|version| *version > 0);
+    }
     let metadata = Metadata {
         schema: SCHEMA.to_owned(),
         name: service.name.clone(),
         version: binaries.first().map(|b| b.version.clone()).unwrap_or_default(),
         target: target.clone(),
-        requires: requires(bench, &members, &main, target)?,
+        requires,
         files: members.iter().map(entry).collect(),
         binary: main,
         build: build_facts(&service.build),
@@ -95,7 +100,7 @@ pub fn bundle(
 
     let action = action_key(&members);
     if let Some(package) = bench.store.by_action(&action, &bench.memo) {
-        return Ok(Packed { package, fresh: true });
+        return Ok(Packed { package, fresh: true, unit: texts.lint });
     }
     let mut file = bench.store.temporary()?;
     let written = archive::write(&members, bench.threads, io::BufWriter::new(file.as_file_mut()))
@@ -112,7 +117,7 @@ pub fn bundle(
         config_template: texts.config,
         setup: texts.setup,
     };
-    Ok(Packed { package: bench.store.add(file, package, &action)?, fresh: false })
+    Ok(Packed { package: bench.store.add(file, package, &action)?, fresh: false, unit: texts.lint })
 }
 
 fn build_facts(build: &Build) -> BuildFacts {
@@ -200,6 +205,7 @@ fn action_key(members: &[Member]) -> String {
 /// The text members.
 struct Texts {
     unit: String,
+    lint: Lint,
     config: String,
     setup: String,
     script: Option<Vec<u8>>,
@@ -209,14 +215,15 @@ impl Texts {
     fn read(definition: &Definition, service: &Service) -> Result<Self, PackError> {
         let unit = match &service.deploy.unit {
             Some(path) => text(definition, "deploy.unit", path)?,
-            None => unit::generate(service),
+            None => unit::generate(service).to_string(),
         };
         let config = service.config.as_ref().map(|path| text(definition, "config", path)).transpose()?.unwrap_or_default();
         check_template("deploy.unit", service.deploy.unit.as_deref(), &unit)?;
+        let lint = check_unit(definition, service, &unit)?;
         check_template("config", service.config.as_deref(), &config)?;
         let script = service.deploy.setup.as_ref().map(|path| script(definition, path)).transpose()?;
         let setup = setup_text(script.is_some(), &service.deploy.setup_commands);
-        Ok(Self { unit, config, setup, script })
+        Ok(Self { unit, lint, config, setup, script })
     }
 
     fn add_to(&self, members: &mut Vec<Member>) {
@@ -275,6 +282,15 @@ fn check_template(key: &'static str, path: Option<&Path>, text: &str) -> Result<
         key,
         path: path.map(Path::to_owned).unwrap_or_default(),
         reason: format!("not a valid template: {e}"),
+    })
+}
+
+/// All mistakes of the unit at once. The text itself is never changed.
+fn check_unit(definition: &Definition, service: &Service, text: &str) -> Result<Lint, PackError> {
+    unit::lint(text).map_err(|problems| PackError::File {
+        key: "deploy.unit",
+        path: service.deploy.unit.as_ref().map(|path| definition.dir.join(path)).unwrap_or_default(),
+        reason: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "),
     })
 }
 

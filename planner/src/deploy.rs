@@ -38,6 +38,8 @@ pub enum PlanError {
     },
 }
 
+/// Whatever the unit needs, the host script asks this much of systemd.
+const LEAST_SYSTEMD: u32 = 240;
 /// Seconds that the guard allows for stopping the old start and making the new one: systemd's own defaults are 90 and 90.
 const START_STOP_S: u64 = 180;
 
@@ -118,10 +120,11 @@ fn check_host(input: Input<'_>, package: &Package) -> Result<(), PlanError> {
     }
     if deploy.lifecycle == Lifecycle::Systemd {
         let who = if deploy.scope == Scope::User { "no systemd user manager answers" } else { "systemd does not run there" };
+        let needed = package.metadata.requires.systemd_min.unwrap_or(0).max(LEAST_SYSTEMD);
         match facts.systemd {
             None => return Err(refused(who, "set `lifecycle: simple`")),
-            Some(version) if version < 240 => {
-                return Err(refused(format!("its systemd is {version}, units need 240"), "set `lifecycle: simple`"));
+            Some(version) if version < needed => {
+                return Err(refused(format!("its systemd is {version}, the unit needs {needed}"), "set `lifecycle: simple`"));
             }
             Some(_) => {}
         }

@@ -217,6 +217,35 @@ fn the_release_id_covers_all_that_is_rendered() {
     assert_ne!(base, release("", &other));
 }
 
+/// The package says which systemd its unit needs; never less than the host script does.
+#[test]
+fn a_systemd_older_than_the_unit_needs_is_refused() {
+    let definition = definition("");
+    let service = definition.services.values().next().expect("one");
+    for (needs, has, least) in [
+        (Some(253), 252, Some(253)),
+        (Some(253), 253, None),
+        (Some(247), 246, Some(247)),
+        (Some(247), 247, None),
+        (Some(219), 239, Some(240)),
+        (Some(219), 240, None),
+        (None, 239, Some(240)),
+        (None, 240, None),
+    ] {
+        let (mut facts, mut package) = (empty_host(), package(""));
+        facts.systemd = Some(has);
+        package.metadata.requires.systemd_min = needs;
+        let said = plan_deploy(input(service, &facts), std::slice::from_ref(&package)).map(drop).map_err(|e| e.to_string());
+        match least {
+            None => assert_eq!(said, Ok(()), "{needs:?} {has}"),
+            Some(least) => {
+                let sentence = format!("its systemd is {has}, the unit needs {least}");
+                assert!(said.as_ref().is_err_and(|s| s.contains(&sentence)), "{needs:?} {has}: {said:?}");
+            }
+        }
+    }
+}
+
 /// A package that needs a lot: every one of these hosts lacks something else, and each is told in a sentence of its own.
 #[test]
 fn broken_hosts_are_refused_each_with_its_own_sentence() {
@@ -244,8 +273,8 @@ fn broken_hosts_are_refused_each_with_its_own_sentence() {
             "it needs the shared libraries libssl.so.3, libz.so.1, which are not there",
         ),
         (|f| f.systemd = None, "systemd does not run there"),
-        (|f| f.systemd = Some(239), "its systemd is 239, units need 240"),
-        (|f| f.systemd = Some(219), "its systemd is 219, units need 240"),
+        (|f| f.systemd = Some(239), "its systemd is 239, the unit needs 240"),
+        (|f| f.systemd = Some(219), "its systemd is 219, the unit needs 240"),
         (|f| f.missing_tools = vec!["flock".into()], "the host lacks flock"),
         (|f| f.missing_tools = vec!["tar".into()], "the host lacks tar"),
         (|f| f.missing_tools = vec!["gzip".into()], "the host lacks gzip"),

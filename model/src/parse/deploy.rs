@@ -4,12 +4,16 @@ use super::decode::Fields;
 use super::keys::{DEPLOY, HEALTH};
 use super::problems::Problems;
 use super::tree::{Node, Place, printable};
-use crate::definition::{Deploy, Health, Lifecycle, OnFailure, Probe, RollbackRule, RuntimeKind, Scope, SetupRun, Strategy};
+use crate::definition::{
+    Deploy, Health, Lifecycle, OnFailure, Probe, Profile, RollbackRule, RuntimeKind, Scope, SetupRun, Strategy,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 const LIFECYCLES: [(&str, Lifecycle); 2] = [("systemd", Lifecycle::Systemd), ("simple", Lifecycle::Simple)];
 const SCOPES: [(&str, Scope); 2] = [("system", Scope::System), ("user", Scope::User)];
+const PROFILES: [(&str, Profile); 4] =
+    [("web", Profile::Web), ("worker", Profile::Worker), ("jit", Profile::Jit), ("legacy", Profile::Legacy)];
 const SETUP_RUNS: [(&str, SetupRun); 2] = [("changed", SetupRun::Changed), ("always", SetupRun::Always)];
 const STRATEGIES: [(&str, Strategy); 3] = [("all", Strategy::All), ("rolling", Strategy::Rolling), ("canary", Strategy::Canary)];
 
@@ -21,6 +25,7 @@ pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problem
     let fields = opened.unwrap_or_else(|| Fields::none(service));
     let lifecycle = lifecycle(&fields, runtime, problems);
     let on_failure = fields.choice("on_failure", &ON_FAILURE, problems).ok().flatten().unwrap_or(OnFailure::Hold);
+    let health = health(fields.get("health"), problems);
     let scope = fields.choice("scope", &SCOPES, problems).ok().flatten();
     Deploy {
         lifecycle,
@@ -32,7 +37,8 @@ pub fn deploy(node: Option<&Node>, service: Place, runtime: RuntimeKind, problem
         setup_timeout: fields.duration("setup_timeout", Duration::from_secs(1), problems).unwrap_or(Duration::from_secs(300)),
         setup_run: fields.choice("setup_run", &SETUP_RUNS, problems).ok().flatten().unwrap_or(SetupRun::Changed),
         unit: fields.path("unit", problems),
-        health: health(fields.get("health"), problems),
+        profile: profile(&fields, &health, problems),
+        health,
         guard_grace: fields.duration("guard_grace", Duration::from_secs(1), problems).unwrap_or(Duration::from_secs(30)),
         keep_releases: fields.number("keep_releases", 2, 1000, problems).unwrap_or(5),
         strategy: fields.choice("strategy", &STRATEGIES, problems).ok().flatten().unwrap_or(Strategy::All),
@@ -49,6 +55,19 @@ fn rollback(fields: &Fields<'_>, on_failure: OnFailure, problems: &mut Problems)
         problems.add(place, "`rollback: forbidden` and `on_failure: rollback_all` exclude each other", None);
     }
     rule
+}
+
+fn profile(fields: &Fields<'_>, health: &Health, problems: &mut Problems) -> Profile {
+    let profile = fields.choice("profile", &PROFILES, problems).ok().flatten();
+    let place = fields.get("profile").map_or(fields.place, |n| n.place);
+    if profile.is_some() && fields.get("unit").is_some() {
+        problems.add(place, "`profile` is about the generated unit, and `unit` names your own", None);
+    }
+    if profile == Some(Profile::Worker) && matches!(health.probe, Probe::Http(_) | Probe::Tcp(_)) {
+        let hint = "it has no network: ask by `exec` or `notify`, or set `profile: web`".to_owned();
+        problems.add(place, "nothing can connect to a service with `profile: worker`", Some(hint));
+    }
+    profile.unwrap_or_default()
 }
 
 fn lifecycle(fields: &Fields<'_>, runtime: RuntimeKind, problems: &mut Problems) -> Lifecycle {

@@ -65,6 +65,7 @@ pub const DEPLOY: &[&str] = &[
     "guard_grace",
     "setup_run",
     "unit",
+    "profile",
     "health",
     "keep_releases",
     "strategy",
