@@ -3,7 +3,7 @@
 //! `objects/<2 digits>/<id>.tar.gz` and `<id>.json` beside it; `actions/<key>` says which package the same members gave before,
 //! so that nothing is archived twice. Every file appears by rename: a reader sees all of it or nothing.
 
-use crate::archive;
+use crate::{archive, members};
 use roadie_model::id::PackageId;
 use roadie_model::package::Package;
 use std::fs::File;
@@ -145,7 +145,8 @@ impl Store {
         Ok(package)
     }
 
-    /// Opens a package and verifies everything: the archive's bytes, and that the tar inside gives the id.
+    /// Opens a package and verifies everything: the archive's bytes, that the tar inside gives the id, and that what the index says
+    /// of its content is what is there. A deployment takes unit, config and setup from the index, and a signature is over the id.
     ///
     /// # Errors
     /// As [`Store::get`].
@@ -153,7 +154,13 @@ impl Store {
         let package = self.get(id)?;
         let file = File::open(&package.archive).map_err(Self::io(&package.archive))?;
         match archive::digest(flate2::read::GzDecoder::new(file)) {
-            Ok((tar, _)) if tar == id.as_str() => Ok(package),
+            Ok((tar, _)) if tar == id.as_str() => match archive::texts(&package.archive) {
+                Ok(texts) => match members::differs(&package, &texts) {
+                    None => Ok(package),
+                    Some(name) => Err(self.set_aside(id, &format!("its index does not agree with `{name}` in the archive"))),
+                },
+                Err(e) => Err(self.set_aside(id, &e.to_string())),
+            },
             Ok(_) => Err(self.set_aside(id, "its content gives another id")),
             Err(e) => Err(self.set_aside(id, &e.to_string())),
         }
