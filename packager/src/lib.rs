@@ -9,6 +9,7 @@ mod elf;
 mod members;
 mod store;
 mod targets;
+pub mod trust;
 mod unit;
 
 pub use elf::{ElfError, inspect};

@@ -95,6 +95,26 @@ impl Store {
         self.root.join("objects").join(&id.as_str()[..2]).join(format!("{id}.{extension}"))
     }
 
+    /// A file about a package that is no part of it: a signature, an SBOM.
+    pub(crate) fn beside(&self, id: &PackageId, extension: &str) -> PathBuf {
+        self.object(id, extension)
+    }
+
+    /// The signatures of a package, sorted by name.
+    pub(crate) fn signatures(&self, id: &PackageId) -> Result<Vec<PathBuf>, StoreError> {
+        let path = self.object(id, "sig");
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Self::io(folder))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".sig")) {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     fn io(path: &Path) -> impl Fn(io::Error) -> StoreError {
         move |source| StoreError::Io { path: path.to_owned(), source }
     }
@@ -117,7 +137,8 @@ impl Store {
         Ok(package)
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Writes a file of the store in one piece.
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let mut file = self.temporary()?;
         file.write_all(bytes).map_err(Self::io(path))?;
         publish(file, path).map_err(Self::io(path))
