@@ -77,7 +77,13 @@ impl Reporter {
                         .to_string(),
                 );
             }
+            (Reporter::Json, PackEvent::Warning { text }) => {
+                out::line(
+                    &serde_json::json!({"event": "warning", "service": service, "target": target, "message": text}).to_string(),
+                );
+            }
             (Reporter::Json, _) => {}
+            (_, PackEvent::Warning { text }) => out::note(&format!("{service}: warning: {text}")),
             (_, PackEvent::Building { command }) => out::note(&format!("{service}: {command}")),
             (_, PackEvent::BuildOutput { line }) => out::note(&format!("{service}: {line}")),
             (_, PackEvent::Bundling | PackEvent::Unchanged) => {}

@@ -38,6 +38,11 @@ pub enum PackEvent {
     Bundling,
     /// The store had the very same package.
     Unchanged,
+    /// Something beside the package did not work out; the package is good.
+    Warning {
+        /// What.
+        text: String,
+    },
 }
 
 /// Told of each event.
@@ -172,6 +177,7 @@ impl Packager {
         target: &TargetTriple,
         report: Report<'_>,
     ) -> Result<Packed, PackError> {
+        let mut making = trust::Making::begin(definition, service).await;
         let binary = match &service.build {
             Build::Cargo(options) => cargo::build(definition, service, options, target, &self.env, report).await?,
             Build::Prebuilt { path, .. } => members::prebuilt(definition, path, target)?,
@@ -179,8 +185,8 @@ impl Packager {
             Build::Image { .. } => return Err(PackError::Unsupported { kind: "image" }),
         };
         report(PackEvent::Bundling);
-        let (store, definition, service, target) = (self.store.clone(), definition.clone(), service.clone(), target.clone());
-        let work = move || members::bundle(&store, &definition, &service, &target, &binary);
+        let (store, own, wanted, triple) = (self.store.clone(), definition.clone(), service.clone(), target.clone());
+        let work = move || members::bundle(&store, &own, &wanted, &triple, &binary);
         let packed = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -188,6 +194,34 @@ impl Packager {
         if packed.fresh {
             report(PackEvent::Unchanged);
         }
+        self.tell(definition, &packed, &mut making, report).await?;
         Ok(packed)
+    }
+
+    /// Writes down beside a new package what it holds and how it was made.
+    async fn tell(
+        &self,
+        definition: &Definition,
+        packed: &Packed,
+        making: &mut trust::Making<'_>,
+        report: Report<'_>,
+    ) -> Result<(), PackError> {
+        let missing = trust::missing(&self.store, &packed.package);
+        if packed.fresh && !missing {
+            return Ok(());
+        }
+        making.ask_compiler(definition).await;
+        trust::write_down(&self.store, &packed.package, making)?;
+        let (store, package) = (self.store.clone(), packed.package.clone());
+        match tokio::task::spawn_blocking(move || trust::sbom(&store, &package)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(trust::SbomError::Store(e))) => Err(e.into()),
+            // The package itself is good, and may be deployed without a list.
+            Ok(Err(e)) => {
+                report(PackEvent::Warning { text: format!("no SBOM was written: {e}") });
+                Ok(())
+            }
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 }

@@ -36,6 +36,14 @@ pub enum StoreError {
         /// How many.
         count: usize,
     },
+    /// What stands beside it is not about it. The package itself stays.
+    #[error("package {id}: {reason}")]
+    Note {
+        /// Which.
+        id: String,
+        /// In what way.
+        reason: String,
+    },
     /// Its bytes are not what its name says. It was set aside.
     #[error("package {id} is damaged ({reason}); it was set aside")]
     Damaged {
@@ -52,6 +60,7 @@ impl StoreError {
         Some(match self {
             StoreError::Io { .. } => "check space and permissions; ROADIE_STORE names another folder".into(),
             StoreError::Missing { .. } | StoreError::Ambiguous { .. } => "`roadie packages ls` shows what there is".into(),
+            StoreError::Note { .. } => "remove the file; `roadie pack` writes another".into(),
             StoreError::Damaged { .. } => "run `roadie pack` to make it again".into(),
         })
     }

@@ -1,4 +1,4 @@
-//! Who vouches for a package: signatures.
+//! Who vouches for a package, what is in it, and how it came to be: signatures, SBOM and provenance.
 //!
 //! All of it stands beside the package in the store and none of it decides the package's id, so that a package can be signed
 //! later, by several people, and on other machines.
@@ -8,11 +8,15 @@
 
 mod agent;
 mod allowed;
+mod provenance;
 mod refusal;
+mod sbom;
 mod sshsig;
 
 pub use allowed::{AllowedSigners, KeyFileError, LineError, NAMESPACE, RevokedKeys};
+pub(crate) use provenance::Making;
 pub use refusal::Refusal;
+pub use sbom::SbomError;
 pub use sshsig::{Policy, SignError, Signer, fingerprint};
 
 use crate::archive::hex;
@@ -23,8 +27,10 @@ use ssh_key::HashAlg;
 use ssh_key::public::KeyData;
 use std::path::{Path, PathBuf};
 
-/// Ending of the file that is signed.
+/// Endings of the files beside a package.
 const STATEMENT: &str = "statement";
+const SBOM: &str = "cdx.json";
+const PROVENANCE: &str = "intoto.json";
 
 /// The statement that is signed: the same package gives the same bytes, whoever asks.
 pub fn statement(package: &Package) -> String {
@@ -168,4 +174,43 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(io(source)),
     }
+}
+
+/// The SBOM of a package, from the binaries in its archive; `None` when none of them says what it was built from. It is written
+/// beside the package.
+///
+/// # Errors
+/// [`SbomError`].
+pub fn sbom(store: &Store, package: &Package) -> Result<Option<String>, SbomError> {
+    let Some(text) = sbom::of(package)? else { return Ok(None) };
+    store.write(&store.beside(&package.id, SBOM), text.as_bytes())?;
+    Ok(Some(text))
+}
+
+/// What was written down when a package was made; `None` when nothing was.
+///
+/// # Errors
+/// The store's; [`StoreError::Damaged`] when it speaks of another package.
+pub fn provenance(store: &Store, id: &PackageId) -> Result<Option<String>, StoreError> {
+    let path = store.beside(id, PROVENANCE);
+    let Some(text) = read(&path)? else { return Ok(None) };
+    match serde_json::from_slice::<serde_json::Value>(&text) {
+        Ok(value) if value["subject"][0]["digest"]["sha256"] == id.as_str() => {
+            Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+        }
+        _ => {
+            let reason = format!("`{}` is not its provenance", path.display());
+            Err(StoreError::Note { id: id.short().to_owned(), reason })
+        }
+    }
+}
+
+/// Whether nobody wrote down how a package was made: an older roadie did not.
+pub(crate) fn missing(store: &Store, package: &Package) -> bool {
+    !store.beside(&package.id, PROVENANCE).exists()
+}
+
+/// Writes down how a package was made.
+pub(crate) fn write_down(store: &Store, package: &Package, making: &Making<'_>) -> Result<(), StoreError> {
+    store.write(&store.beside(&package.id, PROVENANCE), provenance::text(package, making).as_bytes())
 }
