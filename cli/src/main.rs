@@ -10,6 +10,7 @@ mod packages;
 mod project;
 mod report;
 mod saved;
+mod trust;
 
 use args::{Cli, Verb};
 use clap::{CommandFactory as _, Parser as _};
@@ -66,7 +67,7 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
 
 async fn run_async(verb: Verb, global: &args::Global) -> Result<u8, Fatal> {
     match verb {
-        Verb::Pack { named, target } => packages::pack(global, &named.names, &target).await,
+        Verb::Pack { named, target, sign } => packages::pack(global, &named.names, &target, sign.as_deref()).await,
         Verb::Packages { verb } => packages::packages(global, &verb),
         Verb::Demo { keep } => demo::run(global, keep).await,
         verb => fleet::run(verb, global).await,

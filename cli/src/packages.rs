@@ -4,11 +4,13 @@ use crate::args::{Global, PackagesVerb};
 use crate::out::{self, Fatal};
 use crate::project::{self, Environment};
 use crate::report::Reporter;
+use crate::trust;
 use roadie_model::definition::{Definition, Service};
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
 use roadie_model::target::TargetTriple;
 use roadie_packager::{PackError, PackEvent, Packager, Store, StoreError, StoredPackage};
+use std::path::Path;
 
 /// A packager over the user's store.
 pub fn packager(environment: &Environment) -> Result<Packager, Fatal> {
@@ -18,11 +20,13 @@ pub fn packager(environment: &Environment) -> Result<Packager, Fatal> {
 
 /// The chain of a store's failure.
 pub fn store_error(error: &StoreError) -> Fatal {
-    let outcome = if matches!(error, StoreError::Damaged { .. }) { Outcome::Integrity } else { Outcome::FailedUnchanged };
+    let damaged = matches!(error, StoreError::Damaged { .. } | StoreError::Note { .. });
+    let outcome = if damaged { Outcome::Integrity } else { Outcome::FailedUnchanged };
     Fatal { outcome, causes: causes(error), hint: error.hint(), ..Fatal::failed(error.to_string()) }
 }
 
-fn causes(error: &dyn std::error::Error) -> Vec<String> {
+/// What lies beneath an error, outermost first.
+pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let mut found = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -66,13 +70,15 @@ pub async fn pack_service(
 }
 
 /// `roadie pack`.
-pub async fn pack(global: &Global, named: &[String], targets: &[String]) -> Result<u8, Fatal> {
+pub async fn pack(global: &Global, named: &[String], targets: &[String], sign: Option<&Path>) -> Result<u8, Fatal> {
     let definition = project::load(global)?;
     let environment = Environment::read()?;
     let packager = packager(&environment)?;
     let reporter = Reporter::new(global.json);
     let only: Result<Vec<TargetTriple>, _> = targets.iter().map(|t| TargetTriple::new(t)).collect();
     let only = only.map_err(|e| Fatal::usage(e.to_string()))?;
+    // A key that cannot be used is said before anything is built.
+    let signer = sign.map(trust::signer).transpose()?;
     for name in project::services(&definition, global, named)? {
         let service = &definition.services[name];
         for (package, fresh) in pack_service(&packager, &definition, service, &only, &reporter).await? {
@@ -89,6 +95,9 @@ pub async fn pack(global: &Global, named: &[String], targets: &[String]) -> Resu
                     package.archive_bytes
                 ));
             }
+            if let Some(signer) = &signer {
+                trust::sign_one(global, packager.store(), &package.id, signer)?;
+            }
         }
     }
     Ok(0)
@@ -101,7 +110,12 @@ pub fn packages(global: &Global, verb: &PackagesVerb) -> Result<u8, Fatal> {
     match verb {
         PackagesVerb::Ls => list(global, &store.list().map_err(|e| store_error(&e))?),
         PackagesVerb::Show { id } => show(global, &store.find(id).map_err(|e| store_error(&e))?),
-        PackagesVerb::Verify { id } => verify(global, &store, id.as_deref()),
+        PackagesVerb::Verify { id, trust } => trust::verify(global, &environment, &store, id.as_deref(), trust),
+        PackagesVerb::Sign { ids, key, agent } => {
+            trust::sign(global, &environment, &store, ids, key.as_deref(), agent.as_deref())
+        }
+        PackagesVerb::Sbom { id } => trust::sbom(global, &store, &store.find(id).map_err(|e| store_error(&e))?),
+        PackagesVerb::Provenance { id } => trust::provenance(global, &store, &store.find(id).map_err(|e| store_error(&e))?),
     }
 }
 
@@ -146,31 +160,4 @@ fn show(global: &Global, package: &Package) -> Result<u8, Fatal> {
         out::line(&format!("{} {:>10} {} {}", file.mode, file.size, &file.sha256[..12], file.path));
     }
     Ok(0)
-}
-
-fn verify(global: &Global, store: &Store, id: Option<&str>) -> Result<u8, Fatal> {
-    let all = store.list().map_err(|e| store_error(&e))?;
-    let ids: Vec<_> = match id {
-        Some(prefix) => vec![store.find(prefix).map_err(|e| store_error(&e))?.id],
-        None => all.into_iter().map(|p| p.package.id).collect(),
-    };
-    let mut damaged = 0;
-    for id in &ids {
-        let result = store.verify(id);
-        damaged += u32::from(result.is_err());
-        let (word, reason) = match &result {
-            Ok(_) => ("ok", String::new()),
-            Err(e) => ("damaged", e.to_string()),
-        };
-        if global.json {
-            out::line(&serde_json::json!({"package": id, "ok": result.is_ok(), "reason": reason}).to_string());
-        } else {
-            out::line(format!("{word} {} {reason}", id.short()).trim_end());
-        }
-    }
-    if damaged == 0 {
-        return Ok(0);
-    }
-    Err(Fatal { outcome: Outcome::Integrity, ..Fatal::failed(format!("{damaged} of {} packages are damaged", ids.len())) }
-        .hint("they were set aside; `roadie pack` makes them again"))
 }
