@@ -152,6 +152,9 @@ pub enum Verb {
         /// Build again elsewhere, and name the first difference
         #[arg(long)]
         verify: bool,
+        /// Sign what was packed with this private key (OpenSSH's format, no passphrase)
+        #[arg(long, value_name = "KEYFILE")]
+        sign: Option<PathBuf>,
     },
     /// Say which targets can be built for here, by which tools, and what is missing
     Targets,
@@ -161,7 +164,7 @@ pub enum Verb {
         #[command(flatten)]
         named: Named,
     },
-    /// Look at the package store
+    /// Look at the package store, sign and verify what is in it
     Packages {
         /// What to do there.
         #[command(subcommand)]
@@ -309,12 +312,53 @@ pub enum PackagesVerb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Verify packages against their ids
+    /// Verify packages against their ids, and against the signers that are allowed
     Verify {
         /// First digits of an id [default: all]
         #[arg(value_name = "ID", value_parser = digits)]
         id: Option<String>,
+        /// Whose signatures count.
+        #[command(flatten)]
+        trust: TrustArgs,
     },
+    /// Sign packages with an SSH key, so that others can tell who vouches for them
+    Sign {
+        /// First digits of ids [default: all]
+        #[arg(value_name = "ID", value_parser = digits)]
+        ids: Vec<String>,
+        /// Private key in OpenSSH's format, without a passphrase
+        #[arg(long, value_name = "FILE", required_unless_present = "agent", conflicts_with = "agent")]
+        key: Option<PathBuf>,
+        /// Sign through ssh-agent; with several keys in it name one: SHA256:... or a .pub file
+        #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+        agent: Option<String>,
+    },
+    /// Print what the binaries of a package were built from (CycloneDX)
+    Sbom {
+        /// First digits of its id.
+        #[arg(value_name = "ID", value_parser = digits)]
+        id: String,
+    },
+    /// Print how a package was made (in-toto, SLSA provenance)
+    Provenance {
+        /// First digits of its id.
+        #[arg(value_name = "ID", value_parser = digits)]
+        id: String,
+    },
+}
+
+/// Whose signatures count.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TrustArgs {
+    /// Require a signature of somebody in this file, as for ssh-keygen [default: ROADIE_ALLOWED_SIGNERS]
+    #[arg(long, value_name = "FILE")]
+    pub allowed_signers: Option<PathBuf>,
+    /// Refuse the public keys in this file, one per line [default: ROADIE_REVOKED_SIGNERS]
+    #[arg(long, value_name = "FILE")]
+    pub revoked: Option<PathBuf>,
+    /// Require that this principal signed
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub identity: Option<String>,
 }
 
 /// Spells `-f FILE` out as `--file FILE` for every verb but `logs`, whose own `-f` everybody knows.

@@ -11,6 +11,7 @@ mod packages;
 mod project;
 mod report;
 mod saved;
+mod trust;
 
 use args::{Cli, Verb};
 use clap::{CommandFactory as _, Parser as _};
@@ -67,7 +68,9 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
 
 async fn run_async(verb: Verb, global: &args::Global) -> Result<u8, Fatal> {
     match verb {
-        Verb::Pack { named, target, verify } => packages::pack(global, &named.names, &target, verify).await,
+        Verb::Pack { named, target, verify, sign } => {
+            packages::pack(global, &named.names, &target, packages::Then { verify, sign }).await
+        }
         Verb::Targets => doctor::targets(global),
         Verb::Doctor { named } => doctor::doctor(global, &named.names),
         Verb::Packages { verb } => packages::packages(global, &verb),

@@ -4,6 +4,7 @@ use crate::args::{Global, PackagesVerb};
 use crate::out::{self, Fatal};
 use crate::project::{self, Environment};
 use crate::report::Reporter;
+use crate::trust;
 use roadie_model::definition::{Definition, Service};
 use roadie_model::outcome::Outcome;
 use roadie_model::package::Package;
@@ -19,11 +20,13 @@ pub fn packager(environment: &Environment) -> Result<Packager, Fatal> {
 
 /// The chain of a store's failure.
 pub fn store_error(error: &StoreError) -> Fatal {
-    let outcome = if matches!(error, StoreError::Damaged { .. }) { Outcome::Integrity } else { Outcome::FailedUnchanged };
+    let damaged = matches!(error, StoreError::Damaged { .. } | StoreError::Note { .. });
+    let outcome = if damaged { Outcome::Integrity } else { Outcome::FailedUnchanged };
     Fatal { outcome, causes: causes(error), hint: error.hint(), ..Fatal::failed(error.to_string()) }
 }
 
-fn causes(error: &dyn std::error::Error) -> Vec<String> {
+/// What lies beneath an error, outermost first.
+pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let mut found = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -98,8 +101,17 @@ fn choice_error(service: &Service, error: &PackError) -> Fatal {
     Fatal { outcome: Outcome::Usage, causes: causes(error), hint: error.hint(), ..Fatal::failed(message) }
 }
 
+/// What is done with what was packed.
+#[derive(Debug, Default)]
+pub struct Then {
+    /// Built again elsewhere, and compared.
+    pub verify: bool,
+    /// Signed with this key.
+    pub sign: Option<std::path::PathBuf>,
+}
+
 /// `roadie pack`.
-pub async fn pack(global: &Global, named: &[String], targets: &[String], verify: bool) -> Result<u8, Fatal> {
+pub async fn pack(global: &Global, named: &[String], targets: &[String], then: Then) -> Result<u8, Fatal> {
     let definition = project::load(global)?;
     let environment = Environment::read()?;
     let packager = packager(&environment)?;
@@ -108,12 +120,17 @@ pub async fn pack(global: &Global, named: &[String], targets: &[String], verify:
     let only = only.map_err(|e| Fatal::usage(e.to_string()))?;
     let names = project::services(&definition, global, named)?;
     let services: Vec<&Service> = names.into_iter().map(|name| &definition.services[name]).collect();
+    // A key that cannot be used is said before anything is built.
+    let signer = then.sign.as_deref().map(trust::signer).transpose()?;
     let mut differ = 0;
     for (service, packages) in pack_services(&packager, &definition, &services, &only, &reporter).await? {
         for (package, fresh) in packages {
             tell_packed(global, &service, &package, fresh);
-            if verify {
+            if then.verify {
                 differ += u32::from(!verify_package(global, &packager, &definition, &service, &package, &reporter).await?);
+            }
+            if let Some(signer) = &signer {
+                trust::sign_one(global, packager.store(), &package.id, signer)?;
             }
         }
     }
@@ -172,11 +189,16 @@ pub fn packages(global: &Global, verb: &PackagesVerb) -> Result<u8, Fatal> {
     match verb {
         PackagesVerb::Ls => list(global, &store.list().map_err(|e| store_error(&e))?),
         PackagesVerb::Show { id } => show(global, &store.find(id).map_err(|e| store_error(&e))?),
-        PackagesVerb::Verify { id } => verify(global, &store, id.as_deref()),
         PackagesVerb::Gc { keep, max_bytes, older_than, dry_run } => {
             let age = older_than.map(|days| std::time::Duration::from_secs(u64::from(days) * 86400));
             gc(global, &store, Limits { keep: *keep, bytes: *max_bytes, age }, *dry_run)
         }
+        PackagesVerb::Verify { id, trust } => trust::verify(global, &environment, &store, id.as_deref(), trust),
+        PackagesVerb::Sign { ids, key, agent } => {
+            trust::sign(global, &environment, &store, ids, key.as_deref(), agent.as_deref())
+        }
+        PackagesVerb::Sbom { id } => trust::sbom(global, &store, &store.find(id).map_err(|e| store_error(&e))?),
+        PackagesVerb::Provenance { id } => trust::provenance(global, &store, &store.find(id).map_err(|e| store_error(&e))?),
     }
 }
 
@@ -239,31 +261,4 @@ fn show(global: &Global, package: &Package) -> Result<u8, Fatal> {
         out::line(&format!("{} {:>10} {} {}", file.mode, file.size, &file.sha256[..12], file.path));
     }
     Ok(0)
-}
-
-fn verify(global: &Global, store: &Store, id: Option<&str>) -> Result<u8, Fatal> {
-    let all = store.list().map_err(|e| store_error(&e))?;
-    let ids: Vec<_> = match id {
-        Some(prefix) => vec![store.find(prefix).map_err(|e| store_error(&e))?.id],
-        None => all.into_iter().map(|p| p.package.id).collect(),
-    };
-    let mut damaged = 0;
-    for id in &ids {
-        let result = store.verify(id);
-        damaged += u32::from(result.is_err());
-        let (word, reason) = match &result {
-            Ok(_) => ("ok", String::new()),
-            Err(e) => ("damaged", e.to_string()),
-        };
-        if global.json {
-            out::line(&serde_json::json!({"package": id, "ok": result.is_ok(), "reason": reason}).to_string());
-        } else {
-            out::line(format!("{word} {} {reason}", id.short()).trim_end());
-        }
-    }
-    if damaged == 0 {
-        return Ok(0);
-    }
-    Err(Fatal { outcome: Outcome::Integrity, ..Fatal::failed(format!("{damaged} of {} packages are damaged", ids.len())) }
-        .hint("they were set aside; `roadie pack` makes them again"))
 }

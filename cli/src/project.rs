@@ -24,6 +24,10 @@ pub struct Environment {
     pub store: PathBuf,
     /// Agent socket.
     pub agent: Option<PathBuf>,
+    /// Whose signatures of packages count.
+    pub allowed_signers: Option<PathBuf>,
+    /// Whose do not any more.
+    pub revoked_signers: Option<PathBuf>,
 }
 
 impl Environment {
@@ -36,6 +40,8 @@ impl Environment {
         Ok(Self {
             store: var("ROADIE_STORE").unwrap_or_else(|| cache.join("packages")),
             agent: var("SSH_AUTH_SOCK"),
+            allowed_signers: var("ROADIE_ALLOWED_SIGNERS"),
+            revoked_signers: var("ROADIE_REVOKED_SIGNERS"),
             home,
             user,
             cache,

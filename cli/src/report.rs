@@ -81,9 +81,9 @@ impl Reporter {
                 let object = serde_json::json!({"event": "toolchain", "service": service, "target": target, "toolchain": toolchain, "reason": reason});
                 out::line(&object.to_string());
             }
-            (Reporter::Json, PackEvent::Noticed { text }) => {
+            (Reporter::Json, PackEvent::Warning { text }) => {
                 out::line(
-                    &serde_json::json!({"event": "noticed", "service": service, "target": target, "text": text}).to_string(),
+                    &serde_json::json!({"event": "warning", "service": service, "target": target, "message": text}).to_string(),
                 );
             }
             (Reporter::Json, _) => {}
@@ -91,7 +91,7 @@ impl Reporter {
                 let word = serde_json::to_value(toolchain).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
                 out::note(&format!("{service}: {target} by {word}: {reason}"));
             }
-            (_, PackEvent::Noticed { text }) => out::note(&format!("{service}: {text}")),
+            (_, PackEvent::Warning { text }) => out::note(&format!("{service}: warning: {text}")),
             (_, PackEvent::Building { command }) => out::note(&format!("{service}: {command}")),
             (_, PackEvent::BuildOutput { line }) => out::note(&format!("{service}: {line}")),
             (_, PackEvent::Bundling | PackEvent::Unchanged) => {}

@@ -6,8 +6,9 @@
 use crate::gzip::Gzip;
 use crate::memo::Digests;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const MTIME: u64 = 1_153_704_088;
 /// Longest member path: the name field of ustar.
@@ -48,7 +49,7 @@ impl Member {
 
 impl Member {
     /// The file that it comes from, if it comes from one.
-    pub fn source(&self) -> Option<&std::path::Path> {
+    pub fn source(&self) -> Option<&Path> {
         match &self.content {
             Content::File(path) => Some(path),
             Content::Bytes(_) => None,
@@ -74,6 +75,29 @@ pub fn digest(mut from: impl Read) -> io::Result<(String, u64)> {
 
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Opens an archive to read it.
+pub fn open(path: &Path) -> io::Result<tar::Archive<impl Read>> {
+    Ok(tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(path)?)))
+}
+
+/// Members that an index repeats.
+pub const TEXTS: [&str; 4] = ["metadata.json", "systemd.service", "config-template.toml", "setup.sh"];
+
+/// The bytes of [`TEXTS`] in an archive.
+pub fn texts(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in open(path)?.entries()? {
+        let entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if TEXTS.contains(&name.as_str()) {
+            let mut bytes = Vec::new();
+            entry.take(64 << 20).read_to_end(&mut bytes)?;
+            found.insert(name, bytes);
+        }
+    }
+    Ok(found)
 }
 
 /// Digests of a written archive.

@@ -13,6 +13,7 @@ mod memo;
 mod store;
 mod targets;
 mod toolchain;
+pub mod trust;
 pub mod unit;
 mod verify;
 
@@ -49,15 +50,15 @@ pub enum PackEvent {
         /// Why, a sentence part.
         reason: String,
     },
-    /// Something that people would want to know.
-    Noticed {
-        /// A sentence.
-        text: String,
-    },
     /// The members are written into an archive.
     Bundling,
     /// The store had the very same package.
     Unchanged,
+    /// Something beside the package did not work out; the package is good.
+    Warning {
+        /// What.
+        text: String,
+    },
 }
 
 /// Told of each event.
@@ -285,6 +286,7 @@ impl Packager {
         target: &TargetTriple,
         report: Report<'_>,
     ) -> Result<Packed, PackError> {
+        let mut making = trust::Making::begin(service);
         let binaries = match &service.build {
             Build::Cargo(options) => {
                 let bench = cargo::Bench { env: &self.env, targets: &self.targets, machine: &self.machine, memo: &self.memo };
@@ -303,8 +305,8 @@ impl Packager {
             some => some,
         };
         let bench = members::Bench { store: self.store.clone(), memo: self.memo.clone(), targets: self.targets.clone(), threads };
-        let (definition, service, target) = (definition.clone(), service.clone(), target.clone());
-        let work = move || members::bundle(&bench, &definition, &service, &target, &binaries);
+        let (own, wanted, triple) = (definition.clone(), service.clone(), target.clone());
+        let work = move || members::bundle(&bench, &own, &wanted, &triple, &binaries);
         let packed = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -312,6 +314,34 @@ impl Packager {
         if packed.fresh {
             report(PackEvent::Unchanged);
         }
+        self.tell(definition, &packed, &mut making, report).await?;
         Ok(packed)
+    }
+
+    /// Writes down beside a new package what it holds and how it was made.
+    async fn tell(
+        &self,
+        definition: &Definition,
+        packed: &Packed,
+        making: &mut trust::Making<'_>,
+        report: Report<'_>,
+    ) -> Result<(), PackError> {
+        let missing = trust::missing(&self.store, &packed.package);
+        if packed.fresh && !missing {
+            return Ok(());
+        }
+        making.ask(definition).await;
+        trust::write_down(&self.store, &packed.package, making)?;
+        let (store, package) = (self.store.clone(), packed.package.clone());
+        match tokio::task::spawn_blocking(move || trust::sbom(&store, &package)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(trust::SbomError::Store(e))) => Err(e.into()),
+            // The package itself is good, and may be deployed without a list.
+            Ok(Err(e)) => {
+                report(PackEvent::Warning { text: format!("no SBOM was written: {e}") });
+                Ok(())
+            }
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 }

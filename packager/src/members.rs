@@ -12,6 +12,7 @@ use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, 
 use roadie_model::sh::quote;
 use roadie_model::target::TargetTriple;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -229,12 +230,31 @@ impl Texts {
     fn add_to(&self, members: &mut Vec<Member>) {
         members.push(Member::bytes("systemd.service", false, self.unit.clone().into_bytes()));
         members.push(Member::bytes("config-template.toml", false, self.config.clone().into_bytes()));
-        let setup = if self.setup.is_empty() { "#!/bin/sh\n# Nothing to set up.\n" } else { &self.setup };
-        members.push(Member::bytes("setup.sh", true, setup.as_bytes().to_vec()));
+        members.push(Member::bytes("setup.sh", true, setup_member(&self.setup).as_bytes().to_vec()));
         if let Some(script) = &self.script {
             members.push(Member::bytes("setup/script", true, script.clone()));
         }
     }
+}
+
+fn setup_member(setup: &str) -> &str {
+    if setup.is_empty() { "#!/bin/sh\n# Nothing to set up.\n" } else { setup }
+}
+
+/// The first member that an index says something else of than the archive does.
+pub fn differs(package: &Package, texts: &BTreeMap<String, Vec<u8>>) -> Option<&'static str> {
+    let text = |name: &str| texts.get(name).map_or(&[][..], Vec::as_slice);
+    let metadata = text("metadata.json");
+    let agree = |name: &str| match name {
+        "metadata.json" => {
+            hex(&Sha256::digest(metadata)) == package.metadata_sha256
+                && serde_json::from_slice::<Metadata>(metadata).is_ok_and(|m| m == package.metadata)
+        }
+        "systemd.service" => text(name) == package.unit_template.as_bytes(),
+        "config-template.toml" => text(name) == package.config_template.as_bytes(),
+        _ => text(name) == setup_member(&package.setup).as_bytes(),
+    };
+    archive::TEXTS.into_iter().find(|name| !agree(name))
 }
 
 fn setup_text(has_script: bool, commands: &[String]) -> String {
@@ -332,7 +352,7 @@ fn add_tree(from: &Path, to: &str, members: &mut Vec<Member>, digests: &mut Dige
 }
 
 fn check_paths(members: &[Member]) -> Result<(), PackError> {
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for member in members {
         let bad = |reason: String| PackError::File { key: "files", path: PathBuf::from(&member.path), reason };
         if member.path.len() > MAX_PATH {

@@ -3,8 +3,8 @@
 //! `objects/<2 digits>/<id>.tar.gz` and `<id>.json` beside it; `actions/<key>` says which package the same members gave before,
 //! so that nothing is archived twice. Every file appears by rename: a reader sees all of it or nothing.
 
-use crate::archive;
 use crate::memo::{Memo, Stat, now_ns};
+use crate::{archive, members};
 use roadie_model::id::PackageId;
 use roadie_model::package::Package;
 use sha2::{Digest, Sha256};
@@ -40,6 +40,14 @@ pub enum StoreError {
         /// How many.
         count: usize,
     },
+    /// What stands beside it is not about it. The package itself stays.
+    #[error("package {id}: {reason}")]
+    Note {
+        /// Which.
+        id: String,
+        /// In what way.
+        reason: String,
+    },
     /// Its bytes are not what its name says. It was set aside.
     #[error("package {id} is damaged ({reason}); it was set aside")]
     Damaged {
@@ -56,6 +64,7 @@ impl StoreError {
         Some(match self {
             StoreError::Io { .. } => "check space and permissions; ROADIE_STORE names another folder".into(),
             StoreError::Missing { .. } | StoreError::Ambiguous { .. } => "`roadie packages ls` shows what there is".into(),
+            StoreError::Note { .. } => "remove the file; `roadie pack` writes another".into(),
             StoreError::Damaged { .. } => "run `roadie pack` to make it again".into(),
         })
     }
@@ -123,6 +132,26 @@ impl Store {
         self.root.join("objects").join(&id.as_str()[..2]).join(format!("{id}.{extension}"))
     }
 
+    /// A file about a package that is no part of it: a signature, an SBOM.
+    pub(crate) fn beside(&self, id: &PackageId, extension: &str) -> PathBuf {
+        self.object(id, extension)
+    }
+
+    /// The signatures of a package, sorted by name.
+    pub(crate) fn signatures(&self, id: &PackageId) -> Result<Vec<PathBuf>, StoreError> {
+        let path = self.object(id, "sig");
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Self::io(folder))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".sig")) {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     fn io(path: &Path) -> impl Fn(io::Error) -> StoreError {
         move |source| StoreError::Io { path: path.to_owned(), source }
     }
@@ -145,7 +174,8 @@ impl Store {
         Ok(package)
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Writes a file of the store in one piece.
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let mut file = self.temporary()?;
         file.write_all(bytes).map_err(Self::io(path))?;
         publish(file, path).map_err(Self::io(path))
@@ -185,7 +215,8 @@ impl Store {
         Ok(package)
     }
 
-    /// Opens a package and verifies everything: the archive's bytes, and that the tar inside gives the id.
+    /// Opens a package and verifies everything: the archive's bytes, that the tar inside gives the id, and that what the index says
+    /// of its content is what is there. A deployment takes unit, config and setup from the index, and a signature is over the id.
     ///
     /// # Errors
     /// As [`Store::get`].
@@ -193,7 +224,13 @@ impl Store {
         let package = self.get(id)?;
         let file = File::open(&package.archive).map_err(Self::io(&package.archive))?;
         match archive::digest(flate2::read::GzDecoder::new(file)) {
-            Ok((tar, _)) if tar == id.as_str() => Ok(package),
+            Ok((tar, _)) if tar == id.as_str() => match archive::texts(&package.archive) {
+                Ok(texts) => match members::differs(&package, &texts) {
+                    None => Ok(package),
+                    Some(name) => Err(self.set_aside(id, &format!("its index does not agree with `{name}` in the archive"))),
+                },
+                Err(e) => Err(self.set_aside(id, &e.to_string())),
+            },
             Ok(_) => Err(self.set_aside(id, "its content gives another id")),
             Err(e) => Err(self.set_aside(id, &e.to_string())),
         }

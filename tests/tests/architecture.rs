@@ -23,6 +23,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("russh-sftp", &["roadie-transport"]),
     ("granit-parser", &["roadie-model"]),
     ("cargo_metadata", &["roadie-packager"]),
+    ("ssh-key", &["roadie-packager"]),
     ("tokio", &["roadie-packager", "roadie-transport", "roadie-deployer", "roadie"]),
     ("clap", &["roadie"]),
     ("indicatif", &["roadie"]),

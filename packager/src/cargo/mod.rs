@@ -89,7 +89,7 @@ impl Job<'_> {
         let guard = Guard::before_build(self.bench.memo, key);
         for (package, file) in guard.unseen() {
             let text = format!("{} changed and its time did not: `{package}` is built again", file.display());
-            report(PackEvent::Noticed { text });
+            report(PackEvent::Warning { text });
             self.clean(&package).await?;
         }
         let mut command = self.command();
