@@ -60,6 +60,38 @@ fn toml_and_json_give_the_value_back() {
     }
 }
 
+/// Wherever a tag stands: the keys of what comes out are those of the template, whatever the value is.
+#[test]
+fn no_value_adds_a_key() {
+    const AROUND: &[&str] =
+        &["\"", "'", "\"\"\"", "'''", "\n", " ", "\\", "# ", "a = ", "b = ", "{x = ", "}", "[", "]", ", ", "1", "y = ", "\"z\""];
+    let (mut rng, mut compared) = (rng(), 0);
+    for _ in 0..times(40_000) {
+        let mut around = |n| (0..rng.usize(..n)).map(|_| *rng.choice(AROUND).expect("one")).collect::<String>();
+        let tag = if around(2).is_empty() { "toml" } else { "json" };
+        let open = ["a = ", "a = \"", "a = '", "a = '''", "a = \"\"\"", "a = {x = ", "# "][around(7).len() % 7];
+        let template = format!("{open}{}{{{{{tag} v}}}}{}", around(4), around(6));
+        let keys = |value: &str| {
+            let written = render(&template, Style::Toml, &json!({ "v": value })).ok()?;
+            let table: toml::Table = toml::from_str(&written).ok()?;
+            let mut keys: Vec<String> = table.keys().cloned().collect();
+            keys.extend(table.values().filter_map(|v| v.as_table()).flat_map(|t| t.keys().cloned()));
+            Some((written, keys))
+        };
+        let Some((_, expected)) = keys("plain") else { continue };
+        for hostile in
+            ["\", b = \"y", "', b = '", "\nb = 1\n", "'''\nb = 1\n#", "\"\"\"\nb = 1\n#", "}\nb = {x = 1", "", "\"", "'", "\\"]
+        {
+            if let Some((written, keys)) = keys(hostile) {
+                assert_eq!(keys, expected, "{template:?} became {written:?}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 0);
+    println!("{compared} compared");
+}
+
 #[test]
 fn a_shell_reads_the_same_bytes() {
     let mut rng = rng();
