@@ -76,6 +76,9 @@ fn no_value_adds_a_key() {
             let table: toml::Table = toml::from_str(&written).ok()?;
             let mut keys: Vec<String> = table.keys().cloned().collect();
             keys.extend(table.values().filter_map(|v| v.as_table()).flat_map(|t| t.keys().cloned()));
+            // `[{{toml v}}]` asks for a key of that name: it is one, whatever it is called.
+            keys.iter_mut().filter(|k| *k == value).for_each(|k| *k = "the value".into());
+            keys.sort();
             Some((written, keys))
         };
         let Some((_, expected)) = keys("plain") else { continue };
