@@ -38,9 +38,11 @@ pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
 
 fn pack_error(service: &Service, target: &TargetTriple, error: &PackError) -> Fatal {
     let outcome = match error {
-        PackError::Choice { .. } | PackError::File { .. } | PackError::Unsupported { .. } | PackError::Toolchain { .. } => {
-            Outcome::Usage
-        }
+        PackError::Choice { .. }
+        | PackError::File { .. }
+        | PackError::Args { .. }
+        | PackError::Unsupported { .. }
+        | PackError::Toolchain { .. } => Outcome::Usage,
         _ => Outcome::FailedUnchanged,
     };
     let message = format!("cannot pack `{}` for {target}: {error}", service.name);

@@ -137,7 +137,7 @@ impl Failure {
     pub fn plan(error: PlanError) -> Self {
         match error {
             PlanError::Refused(r) => Self::new(Outcome::Refused, r.problem).hint(r.hint),
-            PlanError::Render(e) => Self::new(Outcome::Usage, e.to_string()).hint("declare the missing name under `vars:`"),
+            PlanError::Render(e) => Self::new(Outcome::Usage, e.to_string()).hint(e.hint()),
             PlanError::NoTarget { problem } => {
                 Self::new(Outcome::FailedUnchanged, problem).hint("`roadie releases` shows what is there")
             }

@@ -14,3 +14,4 @@ pub mod parse;
 pub mod plan;
 pub mod sh;
 pub mod target;
+pub mod template;

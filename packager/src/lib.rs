@@ -129,6 +129,12 @@ pub enum PackError {
         /// Why.
         reason: String,
     },
+    /// An argument is no template that can be filled in.
+    #[error("cannot use `deploy.args`: {problems}")]
+    Args {
+        /// Which, where, and why.
+        problems: String,
+    },
     /// The binary is not what the target asks for.
     #[error(transparent)]
     Elf(#[from] ElfError),
@@ -147,6 +153,7 @@ impl PackError {
             PackError::Choice { hint, .. } => Some(hint.clone()),
             PackError::Toolchain { missing, .. } => Some(missing.fix.clone()),
             PackError::File { key, .. } => Some(format!("mend the file, or `{key}` in the definition")),
+            PackError::Args { .. } => Some("mend `args` in the definition".into()),
             PackError::Elf(e) => e.hint(),
             PackError::Store(e) => e.hint(),
         }

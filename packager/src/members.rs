@@ -11,6 +11,7 @@ use roadie_model::id::PackageId;
 use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role, SCHEMA};
 use roadie_model::sh::quote;
 use roadie_model::target::TargetTriple;
+use roadie_model::template::{self, Style, TemplateProblem};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io;
@@ -219,9 +220,10 @@ impl Texts {
             None => unit::generate(service).to_string(),
         };
         let config = service.config.as_ref().map(|path| text(definition, "config", path)).transpose()?.unwrap_or_default();
-        check_template("deploy.unit", service.deploy.unit.as_deref(), &unit)?;
+        check_template("deploy.unit", service, &unit)?;
         let lint = check_unit(definition, service, &unit)?;
-        check_template("config", service.config.as_deref(), &config)?;
+        check_template("config", service, &config)?;
+        check_args(service)?;
         let script = service.deploy.setup.as_ref().map(|path| script(definition, path)).transpose()?;
         let setup = setup_text(script.is_some(), &service.deploy.setup_commands);
         Ok(Self { unit, lint, config, setup, script })
@@ -297,11 +299,17 @@ fn script(definition: &Definition, path: &Path) -> Result<Vec<u8>, PackError> {
     Ok(bytes)
 }
 
-fn check_template(key: &'static str, path: Option<&Path>, text: &str) -> Result<(), PackError> {
-    handlebars::Template::compile(text).map(drop).map_err(|e| PackError::File {
-        key,
-        path: path.map(Path::to_owned).unwrap_or_default(),
-        reason: format!("not a valid template: {e}"),
+/// Every name in the templates must be declared: all mistakes are told at once, before anything is sent.
+fn check_template(key: &'static str, service: &Service, text: &str) -> Result<(), PackError> {
+    let path = if key == "config" { service.config.as_deref() } else { service.deploy.unit.as_deref() };
+    let (style, declared) = match key {
+        "config" => (path.map_or(Style::Plain, template::config_style), template::declared(service)),
+        _ => (Style::Unit, template::unit_declared(service)),
+    };
+    template::check(text, style, &declared).map_err(|found| {
+        let told = |p: &TemplateProblem| format!("{p} ({})", p.hint);
+        let reason = found.iter().map(told).collect::<Vec<_>>().join("; ");
+        PackError::File { key, path: path.map(Path::to_owned).unwrap_or_default(), reason }
     })
 }
 
@@ -312,6 +320,18 @@ fn check_unit(definition: &Definition, service: &Service, text: &str) -> Result<
         path: service.deploy.unit.as_ref().map(|path| definition.dir.join(path)).unwrap_or_default(),
         reason: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "),
     })
+}
+
+/// The same for `deploy.args`: they stand in the definition itself.
+fn check_args(service: &Service) -> Result<(), PackError> {
+    let declared = template::declared(service);
+    let mut problems = Vec::new();
+    for (index, arg) in service.deploy.args.iter().enumerate() {
+        for p in template::check(arg, Style::Arg, &declared).err().unwrap_or_default() {
+            problems.push(format!("in args[{index}], column {}, `{}` {} ({})", p.column, p.path, p.problem, p.hint));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(PackError::Args { problems: problems.join("; ") }) }
 }
 
 fn add_extra_files(

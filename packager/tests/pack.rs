@@ -199,3 +199,31 @@ fn the_requirements_agree_with_readelf() {
     }
     assert!(checked > 20, "{checked}");
 }
+
+/// Every name in config, unit and arguments is checked when packing: key, file and line are told, all mistakes at once.
+#[tokio::test]
+async fn templates_are_checked_before_anything_is_sent() {
+    let temp = tempfile::tempdir().expect("temp");
+    let text = scripts(temp.path());
+    let packager = packager(&temp.path().join("store"));
+    let unit = text.replace("deploy: {", "deploy: {unit: u.service, args: [\"{{#if lsiten}}x{{/if}}\"], ");
+    let config = "# {{facts.glibc}} {{host.name}} {{env.X}}\n{{#if typo}}x{{/if}}\nlisten = {{tmol listen}}\n";
+    std::fs::write(temp.path().join("c.toml.hbs"), config).expect("writes");
+    std::fs::write(temp.path().join("u.service"), "[Service]\nExecStart={{exec}} {{env.X}}\n").expect("writes");
+
+    let said = pack(&packager, temp.path(), text).await.expect_err("broken").to_string();
+    assert!(said.starts_with("cannot use `c.toml.hbs` (`config`): line 1, column 35: `env.X` is not declared"), "{said}");
+    assert!(
+        said.contains("; line 2, column 7: `typo` is not declared") && said.contains("; line 3, column 12: `tmol`"),
+        "{said}"
+    );
+    let said = pack(&packager, temp.path(), &unit).await.expect_err("broken").to_string();
+    assert!(said.starts_with("cannot use `u.service` (`deploy.unit`): line 2, column 22: `env.X` is not declared"), "{said}");
+
+    std::fs::write(temp.path().join("c.toml.hbs"), "listen = {{toml listen}}\n").expect("writes");
+    std::fs::write(temp.path().join("u.service"), "[Service]\nExecStart={{exec}}\n").expect("writes");
+    let error = pack(&packager, temp.path(), &unit).await.expect_err("broken");
+    let said = error.to_string();
+    assert!(said.contains("args[0], column 7, `lsiten` is not declared (did you mean `listen`?)"), "{said}");
+    pack(&packager, temp.path(), &unit.replace("lsiten", "listen")).await.expect("packs");
+}

@@ -1,13 +1,13 @@
 //! Templates filled in for one host: unit, config, environment, start script; and the release id over all of them.
 
-use handlebars::{Handlebars, no_escape};
 use roadie_model::definition::{Host, Lifecycle, RuntimeKind, Scope, Service};
 use roadie_model::facts::HostFacts;
 use roadie_model::id::ReleaseId;
 use roadie_model::package::Package;
 use roadie_model::plan::{Rendered, SecretText};
 use roadie_model::sh;
-use serde_json::{Value, json};
+use roadie_model::template::{self, Style, TemplateProblem};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -17,13 +17,13 @@ const RELEASE_PLACEHOLDER: &str = "@ROADIE-RELEASE@";
 /// Why a template could not be filled in.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// The template names something that is not there, or is malformed.
-    #[error("cannot render {what}: {reason}")]
+    /// The template names something that is not there, is malformed, or a value does not fit its place.
+    #[error("cannot render {what}: {problem}")]
     Template {
         /// Which text: `config-template.toml`, `systemd.service`, `deploy.args[2]`.
         what: String,
-        /// The engine's reason, with the missing name.
-        reason: String,
+        /// Where in it, the path, and what is wrong.
+        problem: TemplateProblem,
     },
     /// A value would break out of its line.
     #[error("{what} contains a control character")]
@@ -34,6 +34,17 @@ pub enum RenderError {
     /// The rendered config is not TOML although its name says so.
     #[error("the rendered config is not valid TOML: {0}")]
     Toml(String),
+}
+
+impl RenderError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            RenderError::Template { problem, .. } => problem.hint.clone(),
+            RenderError::ControlCharacter { .. } => "take line breaks and other control characters out of the value".into(),
+            RenderError::Toml(_) => "write values as `{{toml x}}`, without quotes around it".into(),
+        }
+    }
 }
 
 /// Folder of a service on a host: what `{{root}}` is.
@@ -55,14 +66,20 @@ pub fn render(
     facts: &HostFacts,
 ) -> Result<(ReleaseId, Rendered), RenderError> {
     let root = &facts.root;
-    let context = context(service, host, facts);
-    let config = fill("config-template.toml", &package.config_template, &context)?;
-    if service.config.as_ref().is_some_and(|p| p.to_string_lossy().contains(".toml")) {
-        toml::from_str::<toml::Table>(&config).map_err(|e| RenderError::Toml(e.to_string()))?;
+    let context = template::context(service, host, facts);
+    let style = service.config.as_deref().map_or(Style::Plain, template::config_style);
+    let config = fill("config-template.toml", &package.config_template, style, &context)?;
+    if style == Style::Toml {
+        toml::from_str::<toml::Table>(&config).map_err(|e| RenderError::Toml(e.message().to_owned()))?;
     }
     let argv = argv(service, package, root, &context)?;
     let env = env_file(service)?;
-    let unit = if service.deploy.lifecycle == Lifecycle::Systemd { unit(service, package, root, &argv)? } else { String::new() };
+    let unit = if service.deploy.lifecycle == Lifecycle::Systemd {
+        let context = template::unit_context(service, host, facts, &exec_line(&argv)?, RELEASE_PLACEHOLDER);
+        fill("systemd.service", &package.unit_template, Style::Unit, &context)?
+    } else {
+        String::new()
+    };
     let run = run_script(service, root, &argv);
     let health = serde_json::to_string(&service.deploy.health).unwrap_or_default();
 
@@ -109,80 +126,20 @@ fn digest(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
 
-/// What templates may name. Variables stand at the top too, unless they would hide one of roadie's own names.
-fn context(service: &Service, host: &Host, facts: &HostFacts) -> Value {
-    let root = &facts.root;
-    let mut map: serde_json::Map<String, Value> = service.vars.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let own = json!({
-        "service": service.name.as_str(),
-        "root": root,
-        "release_dir": format!("{root}/current"),
-        "config_path": format!("{root}/current/config.toml"),
-        "env_file": format!("{root}/current/env"),
-        "user_scope": service.deploy.scope == Scope::User,
-        "vars": service.vars,
-        "env": service.deploy.env,
-        "host": { "name": host.name.as_str(), "address": host.address, "tags": host.tags },
-        "facts": { "machine": facts.machine, "glibc": facts.glibc, "systemd": facts.systemd, "home": facts.home },
-    });
-    if let Value::Object(own) = own {
-        map.extend(own);
+/// Checks all of a template, also what would not be reached, and fills it in.
+fn fill(what: &str, text: &str, style: Style, context: &Value) -> Result<String, RenderError> {
+    let wrong = |problem| RenderError::Template { what: what.to_owned(), problem };
+    if let Err(problems) = template::check(text, style, &template::Shape::of(context)) {
+        return Err(problems.into_iter().next().map_or_else(|| unreachable!("a failed check has a problem"), wrong));
     }
-    Value::Object(map)
-}
-
-fn fill(what: &str, template: &str, context: &Value) -> Result<String, RenderError> {
-    let mut engine = Handlebars::new();
-    engine.set_strict_mode(true);
-    // HTML entities have no place in TOML, units or argument lists.
-    engine.register_escape_fn(no_escape);
-    engine.register_helper("toml", Box::new(helper_toml));
-    engine.register_helper("json", Box::new(helper_json));
-    engine
-        .render_template(template, context)
-        .map_err(|e| RenderError::Template { what: what.to_owned(), reason: e.reason().to_string() })
-}
-
-type HelperResult = Result<(), handlebars::RenderError>;
-
-fn helper_value<'a>(helper: &'a handlebars::Helper<'_>) -> Result<&'a Value, handlebars::RenderError> {
-    let value = helper.param(0).ok_or(handlebars::RenderErrorReason::ParamNotFoundForIndex("toml", 0))?;
-    if value.is_value_missing() {
-        let path = value.relative_path().cloned();
-        return Err(handlebars::RenderErrorReason::MissingVariable(path).into());
-    }
-    Ok(value.value())
-}
-
-fn helper_toml(
-    helper: &handlebars::Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &handlebars::Context,
-    _: &mut handlebars::RenderContext<'_, '_>,
-    out: &mut dyn handlebars::Output,
-) -> HelperResult {
-    let value = helper_value(helper)?;
-    let text = toml::Value::try_from(value)
-        .map_err(|e| handlebars::RenderErrorReason::Other(format!("not a TOML value: {e}")))?
-        .to_string();
-    Ok(out.write(&text)?)
-}
-
-fn helper_json(
-    helper: &handlebars::Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &handlebars::Context,
-    _: &mut handlebars::RenderContext<'_, '_>,
-    out: &mut dyn handlebars::Output,
-) -> HelperResult {
-    Ok(out.write(&helper_value(helper)?.to_string())?)
+    template::render(text, style, context).map_err(wrong)
 }
 
 fn argv(service: &Service, package: &Package, root: &str, context: &Value) -> Result<Vec<String>, RenderError> {
     let mut words = vec![format!("{root}/current/{}", package.metadata.binary)];
     for (index, arg) in service.deploy.args.iter().enumerate() {
         let what = format!("deploy.args[{index}]");
-        let word = fill(&what, arg, context)?;
+        let word = fill(&what, arg, Style::Arg, context)?;
         refuse_control(&what, &word)?;
         words.push(word);
     }
@@ -196,56 +153,21 @@ fn refuse_control(what: &str, text: &str) -> Result<(), RenderError> {
     Ok(())
 }
 
-fn unit(service: &Service, package: &Package, root: &str, argv: &[String]) -> Result<String, RenderError> {
-    let exec = argv.iter().map(|w| systemd_quote(w)).collect::<Vec<_>>().join(" ");
-    let context = json!({
-        "service": service.name.as_str(),
-        "root": root,
-        "release_dir": format!("{root}/current"),
-        "config_path": format!("{root}/current/config.toml"),
-        "env_file": format!("{root}/current/env"),
-        "exec": exec,
-        "release": RELEASE_PLACEHOLDER,
-        "user_scope": service.deploy.scope == Scope::User,
-        "vars": service.vars,
-    });
-    fill("systemd.service", &package.unit_template, &context)
+/// The words of `ExecStart=`: specifiers and variables are taken literally.
+fn exec_line(argv: &[String]) -> Result<String, RenderError> {
+    let quoted = |word: &String| {
+        template::unit_word(word).map_err(|_| RenderError::ControlCharacter { what: "the path of the release".to_owned() })
+    };
+    Ok(argv.iter().map(quoted).collect::<Result<Vec<_>, _>>()?.join(" "))
 }
 
-/// Quotes one word of `ExecStart=` (systemd.service(5), "Command lines"): specifiers and variables are taken literally.
-fn systemd_quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@,+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    let mut quoted = String::from("\"");
-    for c in word.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            '%' => quoted.push_str("%%"),
-            '$' => quoted.push_str("$$"),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// The environment in the form of systemd's `EnvironmentFile=` (systemd.exec(5)): double quotes, backslash escapes.
+/// The environment in the form of systemd's `EnvironmentFile=`.
 fn env_file(service: &Service) -> Result<String, RenderError> {
     let mut text = String::new();
     for (key, value) in &service.deploy.env {
-        if value.contains('\0') {
-            return Err(RenderError::ControlCharacter { what: format!("deploy.env.{key}") });
-        }
-        let _ = write!(text, "{key}=\"");
-        for c in value.chars() {
-            if matches!(c, '"' | '\\' | '`' | '$') {
-                text.push('\\');
-            }
-            text.push(c);
-        }
-        text.push_str("\"\n");
+        let quoted = template::env_value(value);
+        let quoted = quoted.map_err(|_| RenderError::ControlCharacter { what: format!("deploy.env.{key}") })?;
+        let _ = writeln!(text, "{key}={quoted}");
     }
     Ok(text)
 }
@@ -282,19 +204,23 @@ fn manifest(package: &Package, rendered: &Rendered, lifecycle: &str) -> String {
 mod tests {
     use super::*;
 
+    use serde_json::json;
+
     #[test]
     fn systemd_words_are_taken_literally() {
-        assert_eq!(systemd_quote("--config=/a/b.toml"), "--config=/a/b.toml");
-        assert_eq!(systemd_quote("100% of $HOME \"x\\y\""), r#""100%% of $$HOME \"x\\y\"""#);
-        assert_eq!(systemd_quote(""), "\"\"");
+        let quote = |word: &str| template::unit_word(word).expect("a word");
+        assert_eq!(quote("--config=/a/b.toml"), "--config=/a/b.toml");
+        assert_eq!(quote("100% of $HOME \"x\\y\""), r#""100%% of $$HOME \"x\\y\"""#);
+        assert_eq!(quote(""), "\"\"");
     }
 
     #[test]
     fn strict_templates_name_what_is_missing() {
-        let error = fill("config", "a = {{listen}}", &json!({})).expect_err("missing");
+        let fill = |text: &str, context: Value| fill("config", text, Style::Toml, &context);
+        let error = fill("a = {{listen}}", json!({})).expect_err("missing");
         assert!(error.to_string().contains("listen"), "{error}");
-        let error = fill("config", "a = {{toml nope}}", &json!({})).expect_err("missing");
+        let error = fill("a = {{toml nope}}", json!({})).expect_err("missing");
         assert!(error.to_string().contains("nope"), "{error}");
-        assert_eq!(fill("config", "a = {{toml x}}", &json!({"x": "q\"\n"})).expect("fills"), "a = \"\"\"\nq\"\n\"\"\"");
+        assert_eq!(fill("a = {{toml x}}", json!({"x": "q\"\n"})).expect("fills"), r#"a = "q\"\n""#);
     }
 }
