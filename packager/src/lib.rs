@@ -179,6 +179,12 @@ impl BuildEnv {
         self.vars.get(name).filter(|v| !v.is_empty()).cloned()
     }
 
+    /// What a build sees besides what roadie itself sees.
+    pub(crate) fn given(&self) -> BTreeMap<String, String> {
+        let path = self.var("PATH").map(|path| ("PATH".to_owned(), path));
+        path.into_iter().chain(self.set.clone()).collect()
+    }
+
     fn home(&self, name: &str, default: &str) -> PathBuf {
         self.var(name).map_or_else(|| PathBuf::from(self.var("HOME").unwrap_or_default()).join(default), PathBuf::from)
     }

@@ -145,7 +145,7 @@ fn a_kept_plan_is_carried_out_as_it_is_or_not_at_all() {
 #[test]
 fn waiting_for_the_lock() {
     let Some(hosts) = lab("waiting_for_the_lock", 3) else { return };
-    let slow = project(&hosts, "      setup_commands: [\"sleep 4\"]\n");
+    let slow = project(&hosts, "      setup_commands: [\"sleep 8\"]\n");
     let mut holder = slow.command(&["deploy"]).env("V", "1").spawn().expect("starts");
     let began = Instant::now();
     while hosts.iter().any(|h| h.root("cat /opt/roadie/hello/.roadie/holder 2>/dev/null").is_empty()) {

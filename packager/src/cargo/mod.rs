@@ -113,7 +113,7 @@ impl Job<'_> {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.toolchain.program.0);
         command.current_dir(&self.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command.envs(&self.bench.env.set).envs(&self.toolchain.env);
+        command.envs(self.bench.env.given()).envs(&self.toolchain.env);
         if self.bench.env.var("SOURCE_DATE_EPOCH").is_none() {
             command.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH);
         }
@@ -148,6 +148,7 @@ impl Job<'_> {
 
     async fn clean(&self, package: &str) -> Result<(), PackError> {
         let mut command = Command::new("cargo");
+        command.envs(self.bench.env.given());
         command.current_dir(&self.dir).stdin(Stdio::null()).args(["clean", "--quiet", "--package", package]);
         command
             .args(["--profile", &self.options.profile, "--target", self.target.triple(), "--target-dir"])

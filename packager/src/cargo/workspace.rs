@@ -60,12 +60,16 @@ pub async fn read(dir: &Path, env: &BuildEnv, memo: &Memo) -> Result<Workspace, 
 }
 
 async fn ask(dir: &Path, env: &BuildEnv) -> Result<Workspace, PackError> {
-    let (dir, set) = (dir.to_owned(), env.set.clone());
+    let (dir, set) = (dir.to_owned(), env.given());
+    let cargo = which::which_in("cargo", env.var("PATH"), "/").ok();
     let work = move || {
         let mut command = MetadataCommand::new();
         set.iter().for_each(|(name, value)| {
             command.env(name, value);
         });
+        if let Some(cargo) = &cargo {
+            command.cargo_path(cargo);
+        }
         command.current_dir(&dir).no_deps().exec()
     };
     let metadata = match tokio::task::spawn_blocking(work).await {

@@ -122,7 +122,7 @@ impl Chooser<'_> {
         let triple = self.target.triple();
         self.rustcs.iter().find(|r| r.has_std(triple)).ok_or_else(|| {
             let arch = self.targets.get(self.target).map(|t| t.debian_arch.as_str()).unwrap_or_default();
-            let debian = match (arch, triple.ends_with("-gnu")) {
+            let debian = match (arch, triple.contains("-gnu")) {
                 ("", _) | (_, false) => String::new(),
                 (arch, true) => format!(", or with Debian's Rust: dpkg --add-architecture {arch} && apt update && apt install libstd-rust-web-dev:{arch}"),
             };

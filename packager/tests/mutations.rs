@@ -1,0 +1,307 @@
+//! No change is ever missed, and what is no change gives the same package: random mutations of a workspace, each packed and read
+//! back. `MUTATIONS=N` says how many, `SEED=N` which.
+
+use roadie_model::definition::{Build, Definition, Service};
+use roadie_model::package::Package;
+use roadie_model::parse::{Inputs, SourceFile, parse};
+use roadie_model::target::TargetTriple;
+use roadie_packager::{BuildEnv, PackEvent, Packager, Store};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// A binary without a standard library: it is built in no time.
+const MAIN: &str = "#![no_std]\n#![no_main]\nmod part;\ninclude!(concat!(env!(\"OUT_DIR\"), \"/data.rs\"));\n\
+    #[panic_handler]\nfn panic(_: &core::panic::PanicInfo<'_>) -> ! {\n    loop {}\n}\n\
+    #[used]\nstatic MAIN: [u8; 12] = *b\"@MAIN@\";\n#[used]\nstatic PART: [u8; 12] = part::PART;\n#[used]\nstatic DEP: [u8; 12] = dep::DEP;\n\
+    #[used]\nstatic VERSION: &str = dep::VERSION;\n#[used]\nstatic ENV: &str = env!(\"MUTANT\");\n#[used]\nstatic CONFIG: &str = env!(\"CONFIGURED\");\n\
+    #[cfg(feature = \"more\")]\n#[used]\nstatic MORE: [u8; 12] = *b\"with-feature\";\n\
+    #[unsafe(no_mangle)]\npub extern \"C\" fn _start() -> ! {\n    loop {}\n}\n";
+const BUILD: &str = "fn main() {\n    println!(\"cargo:rerun-if-changed=data\");\n    println!(\"cargo:rustc-link-arg=-nostartfiles\");\n    \
+    println!(\"cargo:rustc-link-arg=-nodefaultlibs\");\n    let mut names: Vec<_> = std::fs::read_dir(\"data\").unwrap().flatten().map(|e| e.path()).collect();\n    \
+    names.sort();\n    let text: String = names.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();\n    \
+    let out = std::path::Path::new(&std::env::var(\"OUT_DIR\").unwrap()).join(\"data.rs\");\n    \
+    std::fs::write(out, format!(\"#[used]\\nstatic DATA: &str = {text:?};\\n\")).unwrap();\n}\n";
+
+/// What the workspace is meant to be: file contents, and what is not in files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct State {
+    main: String,
+    part: String,
+    dep: String,
+    version: u32,
+    data: BTreeMap<String, String>,
+    env: String,
+    config: String,
+    feature: bool,
+}
+
+impl State {
+    /// The words that the binary must hold.
+    fn words(&self) -> Vec<String> {
+        let mut words = vec![
+            self.main.clone(),
+            self.part.clone(),
+            self.dep.clone(),
+            format!("0.{}.0-version", self.version),
+            self.env.clone(),
+            self.config.clone(),
+        ];
+        words.extend(self.data.values().cloned());
+        words.extend(self.feature.then(|| "with-feature".to_owned()));
+        words
+    }
+
+    fn files(&self) -> BTreeMap<PathBuf, String> {
+        let mut files = BTreeMap::new();
+        let mut add = |path: &str, text: String| files.insert(PathBuf::from(path), text);
+        add("app/src/main.rs", MAIN.replace("@MAIN@", &self.main));
+        add("app/src/part.rs", format!("pub const PART: [u8; 12] = *b\"{}\";\n", self.part));
+        add(
+            "dep/src/lib.rs",
+            format!("#![no_std]\npub const DEP: [u8; 12] = *b\"{}\";\npub const VERSION: &str = concat!(env!(\"CARGO_PKG_VERSION\"), \"-version\");\n", self.dep),
+        );
+        add("dep/Cargo.toml", format!("[package]\nname = \"dep\"\nversion = \"0.{}.0\"\nedition = \"2024\"\n", self.version));
+        add(".cargo/config.toml", format!("[env]\nCONFIGURED = \"{}\"\n", self.config));
+        self.data.iter().for_each(|(name, text)| {
+            add(&format!("app/data/{name}"), text.clone());
+        });
+        files
+    }
+}
+
+struct Bench {
+    dir: PathBuf,
+    written: BTreeMap<PathBuf, String>,
+    rng: fastrand::Rng,
+    count: u32,
+}
+
+impl Bench {
+    fn new(dir: PathBuf, seed: u64) -> Self {
+        let put = |path: &str, text: &str| {
+            let path = dir.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+            std::fs::write(path, text).expect("writes");
+        };
+        put("Cargo.toml", "[workspace]\nmembers = [\"app\", \"dep\"]\nresolver = \"3\"\n[profile.dev]\npanic = \"abort\"\ndebug = 0\nincremental = false\n");
+        put("app/Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[features]\nmore = []\n[dependencies]\ndep = { path = \"../dep\" }\n");
+        put("app/build.rs", BUILD);
+        Self { dir, written: BTreeMap::new(), rng: fastrand::Rng::with_seed(seed), count: 0 }
+    }
+
+    /// Twelve letters that were never there before.
+    fn word(&mut self) -> String {
+        self.count += 1;
+        format!("w{:05}{:06x}", self.count, self.rng.u32(..1 << 24))
+    }
+
+    /// Brings the files to `state`; `time` says what happens to the times of those that change.
+    fn write(&mut self, state: &State, time: Time) {
+        let files = state.files();
+        for path in self.written.keys().filter(|p| !files.contains_key(*p)) {
+            std::fs::remove_file(self.dir.join(path)).expect("removes");
+        }
+        for (path, text) in &files {
+            if self.written.get(path) == Some(text) {
+                continue;
+            }
+            let full = self.dir.join(path);
+            std::fs::create_dir_all(full.parent().expect("a folder")).expect("makes");
+            let before = std::fs::metadata(&full).and_then(|m| m.modified()).ok();
+            std::fs::write(&full, text).expect("writes");
+            let old = SystemTime::now() - Duration::from_secs(3600 * 24 * 400);
+            match (time, before) {
+                (Time::Now, _) => {}
+                (Time::Kept, Some(before)) => set_time(&full, before),
+                (Time::Kept | Time::Old, _) => set_time(&full, old),
+            }
+            if time != Time::Now {
+                // A folder tells as well that something is new in it.
+                set_time(full.parent().expect("a folder"), old);
+            }
+        }
+        self.written = files;
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Now,
+    /// As an unpacked archive or a restored snapshot has it.
+    Old,
+    /// As it was before the edit.
+    Kept,
+}
+
+fn set_time(path: &Path, time: SystemTime) {
+    std::fs::File::open(path).and_then(|f| f.set_modified(time)).expect("sets the time");
+}
+
+fn service(dir: &Path, feature: bool) -> (Definition, Service) {
+    let text = "services:\n  app: {runtime: local, build: {type: cargo, profile: dev}}\n";
+    let base = SourceFile { name: "roadie.yaml".into(), text: text.into() };
+    let definition = parse(&Inputs { base: &base, overlay: None, env: &|_| None, dir: dir.to_owned() }).expect("parses");
+    let mut service = definition.services.values().next().expect("a service").clone();
+    if let (Build::Cargo(options), true) = (&mut service.build, feature) {
+        options.features.push("more".into());
+    }
+    (definition, service)
+}
+
+fn binary(package: &Package) -> Vec<u8> {
+    let file = std::fs::File::open(&package.archive).expect("opens");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    for entry in archive.entries().expect("reads") {
+        let mut entry = entry.expect("reads");
+        if entry.path().expect("a path").to_string_lossy() == "bin/app" {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("reads");
+            return bytes;
+        }
+    }
+    panic!("no binary in the package");
+}
+
+fn holds(bytes: &[u8], word: &str) -> bool {
+    bytes.windows(word.len()).any(|w| w == word.as_bytes())
+}
+
+/// One change of what is meant, and how it gets to the disk.
+fn mutate(bench: &mut Bench, state: &State, branches: &mut Vec<State>) -> (State, Time, &'static str) {
+    let mut next = state.clone();
+    let time = [Time::Now, Time::Now, Time::Old, Time::Kept][bench.rng.usize(..4)];
+    let word = bench.word();
+    let what = match bench.rng.u8(..12) {
+        0 => {
+            next.main = word;
+            "main.rs"
+        }
+        1 => {
+            next.part = word;
+            "a module"
+        }
+        2 => {
+            next.dep = word;
+            "a path dependency"
+        }
+        3 => {
+            next.version += 1;
+            "a manifest, and with it the lock file"
+        }
+        4 => {
+            next.data.insert(format!("{word}.txt"), word);
+            "a new file"
+        }
+        5 => {
+            let first = next.data.keys().next().cloned();
+            first.map(|name| next.data.insert(name, word));
+            "a data file"
+        }
+        6 => {
+            if next.data.len() > 1 {
+                next.data.pop_last();
+            }
+            "a file that is gone"
+        }
+        7 => {
+            next.env = word;
+            "a variable"
+        }
+        8 => {
+            next.config = word;
+            "cargo's config file"
+        }
+        9 => {
+            next.feature = !next.feature;
+            "a feature"
+        }
+        10 => {
+            branches.push(state.clone());
+            next = branches[bench.rng.usize(..branches.len())].clone();
+            "another branch"
+        }
+        _ => "nothing",
+    };
+    (next, time, what)
+}
+
+async fn run(shard: u64) {
+    let count: u32 = std::env::var("MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let seed: u64 = std::env::var("SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1) + shard;
+    let temp = tempfile::tempdir().expect("temp");
+    let mut bench = Bench::new(temp.path().join("w"), seed);
+    let target = TargetTriple::new("x86_64-unknown-linux-gnu").expect("valid");
+    let mut state = State {
+        main: bench.word(),
+        part: bench.word(),
+        dep: bench.word(),
+        version: 1,
+        data: BTreeMap::from([("a.txt".to_owned(), bench.word())]),
+        env: bench.word(),
+        config: bench.word(),
+        feature: false,
+    };
+    bench.write(&state, Time::Now);
+    let (mut ids, mut branches): (HashMap<State, String>, Vec<State>) = (HashMap::new(), Vec::new());
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    let noticed = AtomicU32::new(0);
+    for step in 0..=count {
+        let mut what = "the first build";
+        if step > 0 {
+            let (next, time, named) = mutate(&mut bench, &state, &mut branches);
+            what = named;
+            if named == "nothing" {
+                // Touched, or a comment: no change of the program.
+                let path = bench.dir.join("app/src/part.rs");
+                let mut text = std::fs::read_to_string(&path).expect("reads");
+                if bench.rng.bool() {
+                    text.push_str("// a remark\n");
+                }
+                std::fs::write(&path, text).expect("writes");
+                bench.written.remove(Path::new("app/src/part.rs"));
+            } else {
+                bench.write(&next, time);
+            }
+            state = next;
+        }
+        let mut env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
+        env.set.insert("MUTANT".into(), state.env.clone());
+        let packager = Packager::new(Store::open(temp.path().join("store")).expect("opens"), env).expect("no files of targets");
+        let (definition, service) = service(&bench.dir, state.feature);
+        let report = |event: PackEvent| {
+            if matches!(event, PackEvent::Warning { .. }) {
+                noticed.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let packed = packager.pack(&definition, &service, &target, &report).await;
+        let package = packed.unwrap_or_else(|e| panic!("seed {seed}, step {step}, {what}: {e:?}")).package;
+        let bytes = binary(&package);
+        let words = state.words();
+        for word in &words {
+            assert!(holds(&bytes, word), "seed {seed}, step {step}: {what} was missed: `{word}` is not in the binary of {state:?}");
+        }
+        for word in used.iter().filter(|w| !words.contains(w)) {
+            assert!(!holds(&bytes, word), "seed {seed}, step {step}, {what}: `{word}` is still in the binary");
+        }
+        used.extend(words);
+        let id = package.id.to_string();
+        let known = ids.entry(state.clone()).or_insert_with(|| id.clone());
+        assert_eq!(*known, id, "seed {seed}, step {step}, {what}: the same source gave another package");
+    }
+    let different: BTreeSet<&String> = ids.values().collect();
+    assert_eq!(different.len(), ids.len(), "other sources gave the same package");
+    assert!(count < 30 || noticed.load(Ordering::Relaxed) > 0, "no edit with an old time was among them");
+}
+
+#[tokio::test]
+async fn no_change_is_missed_in_the_first_half() {
+    run(0).await;
+}
+
+#[tokio::test]
+async fn no_change_is_missed_in_the_second_half() {
+    run(1000).await;
+}
