@@ -3,7 +3,7 @@
 use roadie_model::definition::{Definition, Service};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
-use roadie_packager::{BuildEnv, ElfError, PackError, Packager, Store, StoreError, Targets};
+use roadie_packager::{BuildEnv, ElfError, PackError, Packager, Store, StoreError};
 use std::path::Path;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -165,39 +165,6 @@ async fn what_does_not_fit_is_refused_by_name() {
         assert!(error.to_string().contains(says) && error.hint().is_some(), "{error}");
     }
     assert!(packager.store().list().expect("lists").is_empty());
-}
-
-#[test]
-fn the_requirements_agree_with_readelf() {
-    let readelf = |args: &[&str], path: &Path| {
-        let output = std::process::Command::new("readelf").args(args).arg(path).output().expect("readelf, of binutils");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let target = TargetTriple::new(TARGET).expect("valid");
-    let mut checked = 0;
-    for entry in std::fs::read_dir("/usr/bin").expect("reads").flatten().take(150) {
-        let Ok(data) = std::fs::read(entry.path()) else { continue };
-        let Ok(requires) = roadie_packager::inspect("x", &data, &target, &Targets::default()) else { continue };
-        if requires.libc == "none" {
-            continue;
-        }
-        let versions = readelf(&["--version-info", "-W"], &entry.path());
-        let number = |v: &str| v.split('.').map(|n| n.parse().unwrap_or(0u32)).collect::<Vec<_>>();
-        let highest = versions
-            .lines()
-            .filter(|l| l.contains("Flags: none"))
-            .filter_map(|l| l.split("Name: GLIBC_").nth(1)?.split_whitespace().next())
-            .map(|v| if v == "ABI_DT_RELR" { "2.36" } else { v })
-            .max_by_key(|v| number(v));
-        assert_eq!(requires.glibc_min.as_deref(), highest, "{}", entry.path().display());
-        let dynamic = readelf(&["-d", "-W"], &entry.path());
-        let mut needed: Vec<&str> =
-            dynamic.lines().filter(|l| l.contains("(NEEDED)")).filter_map(|l| l.split(['[', ']']).nth(1)).collect();
-        needed.sort_unstable();
-        assert_eq!(requires.sonames, needed, "{}", entry.path().display());
-        checked += 1;
-    }
-    assert!(checked > 20, "{checked}");
 }
 
 /// Every name in config, unit and arguments is checked when packing: key, file and line are told, all mistakes at once.
