@@ -55,6 +55,7 @@ impl Environment {
         roadie_packager::BuildEnv {
             vars: vars.collect(),
             targets: Some(std::env::var_os("ROADIE_TARGETS").map_or_else(|| config.join("roadie/targets"), PathBuf::from)),
+            threads: std::env::var("ROADIE_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(0),
             ..roadie_packager::BuildEnv::default()
         }
     }

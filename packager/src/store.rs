@@ -366,7 +366,7 @@ impl Store {
         for extension in ["json", "tar.gz"] {
             let path = self.object(id, extension);
             // Another process may have done it a moment ago.
-            let _ = std::fs::rename(&path, path.with_extension(format!("{extension}.damaged")));
+            let _ = std::fs::rename(&path, self.object(id, &format!("{extension}.damaged")));
         }
         StoreError::Damaged { id: id.short().to_owned(), reason: reason.to_owned() }
     }

@@ -61,7 +61,10 @@ impl State {
         add("app/src/part.rs", format!("pub const PART: [u8; 12] = *b\"{}\";\n", self.part));
         add(
             "dep/src/lib.rs",
-            format!("#![no_std]\npub const DEP: [u8; 12] = *b\"{}\";\npub const VERSION: &str = concat!(env!(\"CARGO_PKG_VERSION\"), \"-version\");\n", self.dep),
+            format!(
+                "#![no_std]\npub const DEP: [u8; 12] = *b\"{}\";\npub const VERSION: &str = concat!(env!(\"CARGO_PKG_VERSION\"), \"-version\");\n",
+                self.dep
+            ),
         );
         add("dep/Cargo.toml", format!("[package]\nname = \"dep\"\nversion = \"0.{}.0\"\nedition = \"2024\"\n", self.version));
         add(".cargo/config.toml", format!("[env]\nCONFIGURED = \"{}\"\n", self.config));
@@ -86,8 +89,14 @@ impl Bench {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
             std::fs::write(path, text).expect("writes");
         };
-        put("Cargo.toml", "[workspace]\nmembers = [\"app\", \"dep\"]\nresolver = \"3\"\n[profile.dev]\npanic = \"abort\"\ndebug = 0\nincremental = false\n");
-        put("app/Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[features]\nmore = []\n[dependencies]\ndep = { path = \"../dep\" }\n");
+        put(
+            "Cargo.toml",
+            "[workspace]\nmembers = [\"app\", \"dep\"]\nresolver = \"3\"\n[profile.dev]\npanic = \"abort\"\ndebug = 0\nincremental = false\n",
+        );
+        put(
+            "app/Cargo.toml",
+            "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[features]\nmore = []\n[dependencies]\ndep = { path = \"../dep\" }\n",
+        );
         put("app/build.rs", BUILD);
         Self { dir, written: BTreeMap::new(), rng: fastrand::Rng::with_seed(seed), count: 0 }
     }
@@ -281,7 +290,10 @@ async fn run(shard: u64) {
         let bytes = binary(&package);
         let words = state.words();
         for word in &words {
-            assert!(holds(&bytes, word), "seed {seed}, step {step}: {what} was missed: `{word}` is not in the binary of {state:?}");
+            assert!(
+                holds(&bytes, word),
+                "seed {seed}, step {step}: {what} was missed: `{word}` is not in the binary of {state:?}"
+            );
         }
         for word in used.iter().filter(|w| !words.contains(w)) {
             assert!(!holds(&bytes, word), "seed {seed}, step {step}, {what}: `{word}` is still in the binary");

@@ -99,7 +99,12 @@ fn what_is_missing_is_named_with_its_remedy() {
     };
     let s = Scene::new();
     assert!(s.choose(HOST, Auto).expect("builds").contains("this machine's own"));
-    expect(&s, riscv, Auto, &["standard library for riscv64gc-unknown-linux-gnu", "rustup target add riscv64gc-unknown-linux-gnu"]);
+    expect(
+        &s,
+        riscv,
+        Auto,
+        &["standard library for riscv64gc-unknown-linux-gnu", "rustup target add riscv64gc-unknown-linux-gnu"],
+    );
     expect(&s, arm, Auto, &["rustup target add armv7", "dpkg --add-architecture armhf", "libstd-rust-web-dev:armhf"]);
     expect(&s, floor, Auto, &["there is no `cargo-zigbuild`", "pip install cargo-zigbuild"]);
     expect(&s, floor, Cargo, &["cannot build for a glibc floor", "write `x86_64-unknown-linux-gnu`"]);
@@ -119,7 +124,9 @@ fn what_is_missing_is_named_with_its_remedy() {
     s.tool("cross", "echo cross 0.2.5");
     expect(&s, HOST, Cross, &["no container engine answers", "start docker"]);
     s.tool("zig", "echo 0.13.0");
-    for (target, wanted, how) in [(floor, Auto, "Zigbuild in zigbuild"), (arm, Auto, "Zigbuild"), (HOST, Zigbuild, "asks for zigbuild")] {
+    for (target, wanted, how) in
+        [(floor, Auto, "Zigbuild in zigbuild"), (arm, Auto, "Zigbuild"), (HOST, Zigbuild, "asks for zigbuild")]
+    {
         assert!(s.choose(target, wanted).expect("builds").contains(how));
     }
     s.tool("arm-linux-gnueabihf-gcc", "echo 12.2.0");
@@ -147,22 +154,49 @@ fn service(dir: &Path) -> (Definition, Service) {
 
 /// Words of real tools, as they print them, and what roadie makes of them.
 const SAID: &[(&str, &str)] = &[
-    ("error: failed to write `/x/target/debug/.fingerprint/a`\nCaused by:\n  No space left on device (os error 28)", "the disk is full"),
-    ("error: failed to open: /x/target/release/.cargo-lock\nCaused by:\n  Read-only file system (os error 30)", "CARGO_TARGET_DIR"),
+    (
+        "error: failed to write `/x/target/debug/.fingerprint/a`\nCaused by:\n  No space left on device (os error 28)",
+        "the disk is full",
+    ),
+    (
+        "error: failed to open: /x/target/release/.cargo-lock\nCaused by:\n  Read-only file system (os error 30)",
+        "CARGO_TARGET_DIR",
+    ),
     ("error: failed to create directory `/x/target`\nCaused by:\n  Permission denied (os error 13)", "belongs to somebody else"),
-    ("error[E0463]: can't find crate for `std`\n  = note: the `x86_64-unknown-linux-gnu` target may not be installed", "rustup target add"),
-    ("error: linker `cc` not found\n  |\n  = note: No such file or directory (os error 2)", "a linker for x86_64-unknown-linux-gnu is missing: apt install gcc libc6-dev"),
-    ("/usr/bin/ld: /x/main.o: Relocations in generic ELF (EM: 183)\n/usr/bin/ld: /x/main.o: error adding symbols: file in wrong format", "for another architecture"),
+    (
+        "error[E0463]: can't find crate for `std`\n  = note: the `x86_64-unknown-linux-gnu` target may not be installed",
+        "rustup target add",
+    ),
+    (
+        "error: linker `cc` not found\n  |\n  = note: No such file or directory (os error 2)",
+        "a linker for x86_64-unknown-linux-gnu is missing: apt install gcc libc6-dev",
+    ),
+    (
+        "/usr/bin/ld: /x/main.o: Relocations in generic ELF (EM: 183)\n/usr/bin/ld: /x/main.o: error adding symbols: file in wrong format",
+        "for another architecture",
+    ),
     ("error occurred: failed to find tool \"aarch64-linux-gnu-gcc\": No such file or directory (os error 2)", "a C compiler for"),
-    ("error: failed to run custom build command for `openssl-sys v0.9.1`\n  pkg-config has not been configured to support cross-compilation.", "use rustls instead of openssl"),
+    (
+        "error: failed to run custom build command for `openssl-sys v0.9.1`\n  pkg-config has not been configured to support cross-compilation.",
+        "use rustls instead of openssl",
+    ),
     ("  Could not find directory of OpenSSL installation, and this `-sys` crate cannot proceed", "`vendored` feature"),
     ("  The system library `libudev` required by crate `libudev-sys` was not found.", "-dev package"),
-    ("/x/build-script-build: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.39' not found (required by /x/build-script-build)", "target/roadie"),
-    ("error: the lock file /x/Cargo.lock needs to be updated but --locked was passed to prevent this", "cargo update --workspace"),
+    (
+        "/x/build-script-build: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.39' not found (required by /x/build-script-build)",
+        "target/roadie",
+    ),
+    (
+        "error: the lock file /x/Cargo.lock needs to be updated but --locked was passed to prevent this",
+        "cargo update --workspace",
+    ),
     ("error: the package 'app' does not contain this feature: nope", "correct `build.features`"),
     ("error: profile `fast` is not defined", "correct `build.profile`"),
     ("error: rustc 1.70.0 is not supported by the following package:\n  x@1.0.0 requires rustc 1.85 or newer", "rustup update"),
-    ("error: failed to download from `https://x/`\nCaused by:\n  [6] Could not resolve hostname (Could not resolve host: x)", "the registry cannot be reached"),
+    (
+        "error: failed to download from `https://x/`\nCaused by:\n  [6] Could not resolve hostname (Could not resolve host: x)",
+        "the registry cannot be reached",
+    ),
     ("error: could not compile `big` (signal: 9, SIGKILL: kill)", "want of memory"),
     ("error: no such command: `zigbuild`", "pip install cargo-zigbuild"),
     ("Error: Failed to find zig", "pip install ziglang"),
@@ -186,7 +220,10 @@ async fn what_tools_say_is_explained() {
     for (said, fix) in SAID {
         std::fs::write(scene.temp.path().join("said"), said).expect("writes");
         let folder = scene.temp.path().display();
-        scene.tool("cargo", &format!("case $1 in metadata) exec /bin/cat {folder}/metadata ;; esac\n/bin/cat {folder}/said >&2\nexit 101"));
+        scene.tool(
+            "cargo",
+            &format!("case $1 in metadata) exec /bin/cat {folder}/metadata ;; esac\n/bin/cat {folder}/said >&2\nexit 101"),
+        );
         let mut env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
         env.vars.insert("PATH".into(), format!("{}:/usr/bin:/bin", scene.bin().display()));
         let store = Store::open(scene.temp.path().join("store")).expect("opens");

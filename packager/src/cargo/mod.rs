@@ -187,7 +187,13 @@ impl Job<'_> {
             let list = toml::Value::from(flags);
             command.arg("--config").arg(format!("target.{}.rustflags={list}", self.target.triple()));
         }
-        let c_flags: Vec<String> = moved.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
+        let map = |(from, to): &(PathBuf, &str)| format!("-ffile-prefix-map={}={to}", from.display());
+        let mut c_flags: Vec<String> = moved.iter().map(map).collect();
+        if c_flags.iter().any(|flag| flag.contains(char::is_whitespace)) {
+            // The `cc` crate splits flags at blanks unless it is told that they are quoted.
+            command.env("CC_SHELL_ESCAPED_FLAGS", "1");
+            c_flags = c_flags.iter().map(|flag| sh::quote(flag)).collect();
+        }
         for language in ["CFLAGS", "CXXFLAGS"] {
             let under = self.target.triple().replace('-', "_");
             let own = format!("{language}_{under}");
