@@ -149,6 +149,10 @@ pub enum Verb {
         /// Only this target triple (repeatable)
         #[arg(long, value_name = "TRIPLE")]
         target: Vec<String>,
+        /// What a package is found again by: `build` asks the build tool, `inputs` takes the store's package for the same files,
+        /// tools and variables without asking it
+        #[arg(long, value_enum, default_value_t = CacheArg::Build)]
+        cache: CacheArg,
         /// Build again elsewhere, and name the first difference
         #[arg(long)]
         verify: bool,
@@ -284,6 +288,15 @@ pub enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// What a package is found again by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheArg {
+    /// What the build tool made.
+    Build,
+    /// What it is made from.
+    Inputs,
 }
 
 /// What to do in the package store.

@@ -68,8 +68,14 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
 
 async fn run_async(verb: Verb, global: &args::Global) -> Result<u8, Fatal> {
     match verb {
-        Verb::Pack { named, target, verify, sign } => {
-            packages::pack(global, &named.names, &target, packages::Then { verify, sign }).await
+        Verb::Pack { named, target, cache, verify, sign } => {
+            packages::pack(
+                global,
+                &named.names,
+                &target,
+                packages::How { by_inputs: cache == args::CacheArg::Inputs, verify, sign },
+            )
+            .await
         }
         Verb::Targets => doctor::targets(global),
         Verb::Doctor { named } => doctor::doctor(global, &named.names),

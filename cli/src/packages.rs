@@ -103,9 +103,11 @@ fn choice_error(service: &Service, error: &PackError) -> Fatal {
     Fatal { outcome: Outcome::Usage, causes: causes(error), hint: error.hint(), ..Fatal::failed(message) }
 }
 
-/// What is done with what was packed.
+/// How services are packed, and what is done with the packages.
 #[derive(Debug, Default)]
-pub struct Then {
+pub struct How {
+    /// Found again by what they are made from.
+    pub by_inputs: bool,
     /// Built again elsewhere, and compared.
     pub verify: bool,
     /// Signed with this key.
@@ -113,22 +115,22 @@ pub struct Then {
 }
 
 /// `roadie pack`.
-pub async fn pack(global: &Global, named: &[String], targets: &[String], then: Then) -> Result<u8, Fatal> {
+pub async fn pack(global: &Global, named: &[String], targets: &[String], how: How) -> Result<u8, Fatal> {
     let definition = project::load(global)?;
     let environment = Environment::read()?;
-    let packager = packager(&environment)?;
+    let packager = packager(&environment)?.by_inputs(how.by_inputs);
     let reporter = Reporter::new(global.json);
     let only: Result<Vec<TargetTriple>, _> = targets.iter().map(|t| TargetTriple::new(t)).collect();
     let only = only.map_err(|e| Fatal::usage(e.to_string()))?;
     let names = project::services(&definition, global, named)?;
     let services: Vec<&Service> = names.into_iter().map(|name| &definition.services[name]).collect();
     // A key that cannot be used is said before anything is built.
-    let signer = then.sign.as_deref().map(trust::signer).transpose()?;
+    let signer = how.sign.as_deref().map(trust::signer).transpose()?;
     let mut differ = 0;
     for (service, packages) in pack_services(&packager, &definition, &services, &only, &reporter).await? {
         for (package, fresh) in packages {
             tell_packed(global, &service, &package, fresh);
-            if then.verify {
+            if how.verify {
                 differ += u32::from(!verify_package(global, &packager, &definition, &service, &package, &reporter).await?);
             }
             if let Some(signer) = &signer {

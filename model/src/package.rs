@@ -2,6 +2,7 @@
 
 use crate::id::{PackageId, ServiceName};
 use crate::target::TargetTriple;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,15 +34,17 @@ pub struct Package {
 }
 
 /// The content of `metadata.json`. Unknown fields are ignored, an unknown schema is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Metadata {
     /// [`SCHEMA`].
     pub schema: String,
     /// The service.
+    #[schemars(with = "String")]
     pub name: ServiceName,
     /// Version of the program as far as known (cargo package version); empty for prebuilt files.
     pub version: String,
     /// What it was built for.
+    #[schemars(with = "String")]
     pub target: TargetTriple,
     /// Path of the main binary in the package: `bin/<name>`.
     pub binary: String,
@@ -55,7 +58,7 @@ pub struct Metadata {
 }
 
 /// How a package was built, as far as the definition decides it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct BuildFacts {
     /// `cargo`, `prebuilt` or `command`.
     #[serde(default, rename = "type")]
@@ -69,7 +72,7 @@ pub struct BuildFacts {
 }
 
 /// What a file of a package is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// A program that was built.
@@ -86,7 +89,7 @@ pub enum Role {
 }
 
 /// One file of a package.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Path in the package, `/` between parts.
     pub path: String,
@@ -107,7 +110,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// What a package needs of a host, read from the ELF files and the unit in it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Requires {
     /// `uname -m` style architecture; empty for scripts.
     #[serde(default)]

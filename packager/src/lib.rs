@@ -8,6 +8,7 @@ mod cargo;
 mod command;
 mod elf;
 mod gzip;
+mod inputs;
 mod members;
 mod memo;
 mod store;
@@ -167,6 +168,8 @@ pub struct BuildEnv {
     pub vars: BTreeMap<String, String>,
     /// Variables that builds see besides their own.
     pub set: BTreeMap<String, String>,
+    /// Whether a package that the store has for the same inputs is taken without asking the build tool.
+    pub by_inputs: bool,
     /// Folder of the user's own target files, over the embedded ones.
     pub targets: Option<PathBuf>,
     /// Threads that compress; 0: as many as there are processors.
@@ -227,6 +230,13 @@ impl Packager {
         let targets = env.targets.as_deref().map_or_else(|| Ok(Targets::default()), Targets::with)?;
         let machine = Machine::new(env.clone(), memo.clone());
         Ok(Self { store, env, memo, targets, machine })
+    }
+
+    /// The same, with [`BuildEnv::by_inputs`] as told.
+    #[must_use]
+    pub fn by_inputs(mut self, on: bool) -> Self {
+        self.env.by_inputs = on;
+        self
     }
 
     /// The store.
@@ -299,6 +309,15 @@ impl Packager {
         target: &TargetTriple,
         report: Report<'_>,
     ) -> Result<Packed, PackError> {
+        let key = match self.env.by_inputs {
+            true => Some(self.inputs(definition, service, target).await?),
+            false => None,
+        };
+        if let Some(package) = key.as_ref().and_then(|key| self.store.by_action(key, &self.memo)) {
+            report(PackEvent::Unchanged);
+            let unit = unit::lint(&package.unit_template).unwrap_or_default();
+            return Ok(Packed { package, fresh: true, unit });
+        }
         let mut making = trust::Making::begin(service);
         let binaries = match &service.build {
             Build::Cargo(options) => {
@@ -328,7 +347,26 @@ impl Packager {
             report(PackEvent::Unchanged);
         }
         self.tell(definition, &packed, &mut making, report).await?;
+        if let Some(key) = key {
+            self.store.remember(&key, &packed.package.id)?;
+        }
         Ok(packed)
+    }
+
+    /// What a package would be made from, as one digest.
+    async fn inputs(&self, definition: &Definition, service: &Service, target: &TargetTriple) -> Result<String, PackError> {
+        let mut roots = vec![definition.dir.clone()];
+        let mut toolchain = None;
+        if let Build::Cargo(options) = &service.build {
+            let dir = definition.dir.join(&options.manifest_dir);
+            let workspace = cargo::workspace_root(&dir, &self.env, &self.memo).await?;
+            let chosen = self.toolchain(&dir, target, options.toolchain_for(target));
+            toolchain = Some(chosen.map_err(|missing| PackError::Toolchain { target: target.clone(), missing })?);
+            if !workspace.starts_with(&definition.dir) {
+                roots.push(workspace);
+            }
+        }
+        inputs::key(service, target, toolchain.as_ref(), &roots, &self.env, &self.memo)
     }
 
     /// Writes down beside a new package what it holds and how it was made.

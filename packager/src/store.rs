@@ -181,6 +181,11 @@ impl Store {
         publish(file, path).map_err(Self::io(path))
     }
 
+    /// Says which package a key stands for.
+    pub(crate) fn remember(&self, key: &str, id: &PackageId) -> Result<(), StoreError> {
+        self.write(&self.root.join("actions").join(key), id.as_str().as_bytes())
+    }
+
     /// The package that the same members gave before. Its bytes are verified, unless they were and the file is still that one.
     pub(crate) fn by_action(&self, action: &str, memo: &Memo) -> Option<Package> {
         let id = std::fs::read_to_string(self.root.join("actions").join(action)).ok()?;
