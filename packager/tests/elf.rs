@@ -121,7 +121,6 @@ fn the_requirements_agree_with_readelf() {
     }
     assert_eq!(checked.len(), 4, "{checked:?}");
     assert!(checked.values().sum::<u32>() >= 300, "{checked:?}");
-    println!("compared with readelf: {checked:?}");
 }
 
 /// A file without sections is read by its program headers alone; damaged ones never end the program.
