@@ -1,11 +1,13 @@
 //! The fault campaign: deployments on real hosts with faults at every step or at random moments, judged by an oracle that
 //! shares no code with what deploys.
 //!
+//! ```text
 //!     campaign exhaustive [--part I/N] [--only WORDS]     every point and every fault, or the I-th of N parts
 //!     campaign guard [--part I/N] [--only WORDS]          the same on the guard's own way back
 //!     campaign random --trials N --seed S [--minutes M] [--log FILE]
 //!     campaign two-at-once | killed-holders | downtime [--times N]
 //!     campaign bugs [--only WORDS]                        seeded bugs: each must be caught by the invariant meant for it
+//! ```
 //!
 //! It needs the lab's hosts (`ci/lab env`), works on all of them side by side, and exits 1 on a violation. With `--log` every
 //! trial is a line of the file, and a run that is started again goes on behind the last one.
