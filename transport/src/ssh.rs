@@ -284,7 +284,7 @@ fn config(known: &[Algorithm]) -> client::Config {
 /// # Errors
 /// [`TransportError`] telling apart: no address, refused, timed out, host key, login.
 ///
-/// A server that turns us away before the handshake is asked again, [`TURNS`] times with growing pauses; nothing else is.
+/// A server that turns us away before the handshake is asked again, four times with growing pauses; nothing else is.
 pub async fn connect(options: SshOptions) -> Result<Arc<SshSession>, TransportError> {
     let attempts = AtomicUsize::new(0);
     let again =
