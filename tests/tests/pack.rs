@@ -42,20 +42,28 @@ fn a_pack_that_is_killed_leaves_no_bad_package() {
         command.env("ROADIE_STORE", &store).stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    let began = Instant::now();
-    assert!(pack(0).status().expect("runs").success());
-    let whole_run = began.elapsed();
+    // The first finds out about the machine; the later ones tell how long one takes.
+    let mut time = |seed: u32| {
+        let began = Instant::now();
+        assert!(pack(seed).status().expect("runs").success());
+        began.elapsed()
+    };
+    time(0);
+    let whole_run = (1..=3).map(|n| time(u32::MAX - n)).min().expect("three");
     let (mut cut, mut rng) = (0, fastrand::Rng::with_seed(10));
-    for seed in 1..=kills {
+    // As many as were really cut off.
+    let mut seed = 0;
+    while cut < kills {
+        seed += 1;
+        assert!(seed < kills * 5, "only {cut} of {seed} were killed in time");
         let mut child = pack(seed).spawn().expect("starts");
-        std::thread::sleep(whole_run.mul_f64(rng.f64() * 1.1));
+        std::thread::sleep(whole_run.mul_f64(rng.f64()));
         let _ = child.kill();
         cut += u32::from(!child.wait().expect("ends").success());
         if seed % 20 == 0 {
             is_whole(&project, &store);
         }
     }
-    assert!(cut > kills / 3, "only {cut} of {kills} were killed in time");
     let before = is_whole(&project, &store);
     assert!(pack(u32::MAX).status().expect("runs").success());
     assert_eq!(is_whole(&project, &store), before + 1);
