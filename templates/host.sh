@@ -672,11 +672,16 @@ disarm_guard() {
 by_systemd() { [ "$LIFE" = systemd ] && systemd_answers && has systemd-run; }
 guard_timer() { # SECONDS
   if by_systemd; then
-    run_timer "$1" && return 0
-    # One of that name is still loaded.
-    stop_timer
-    run_timer "$1" && return 0
-    return 1
+    tries=10
+    until run_timer "$1"; do
+      # One of that name is still loaded: systemd lets go of a guard that ended just now in its own time.
+      tries=$((tries - 1))
+      [ $tries -gt 0 ] || return 1
+      stop_timer
+      sc reset-failed "$GUARD.timer" "$GUARD.service" 2>/dev/null
+      sleep 0.2
+    done
+    return 0
   fi
   # It waits for the deadline that the file names, also when that moves, and ends with the file.
   (

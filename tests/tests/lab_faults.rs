@@ -123,11 +123,11 @@ fn sudo_that_says_no() {
     none.exits(8).says("there is no sudo on the host");
 
     // Taken away in the middle of a run: the shell that has it goes on; who comes behind is refused, and the old release serves.
-    let revoke = "      setup_commands: [\"mv /etc/sudoers.d/deploy /root/deploy.sudoers\"]\n      env: {V: \"2\"}\n";
+    let revoke = "      setup_commands: [\"mv /etc/sudoers.d/deploy /etc/deploy.sudoers\"]\n      env: {V: \"2\"}\n";
     define(&project, host, "deploy", "", HEALTH, revoke);
     let run = project.roadie(&["deploy"]);
     let behind = project.roadie(&["status"]);
-    host.root("mv /root/deploy.sudoers /etc/sudoers.d/deploy");
+    host.root("mv /etc/deploy.sudoers /etc/sudoers.d/deploy");
     run.exits(0);
     behind.exits(8).says("sudo does not let `deploy` run");
     project.roadie(&["status"]).exits(0).says("running");
