@@ -7,6 +7,7 @@ use crate::{BuildEnv, PackError};
 use roadie_model::definition::Service;
 use roadie_model::target::TargetTriple;
 use sha2::{Digest, Sha256};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Variables that decide what is built, besides the ones that begin with [`PREFIXES`].
@@ -40,12 +41,18 @@ pub fn key(
     let mut digests: Digests = memo.get("inputs", &name).unwrap_or_default();
     for root in roots {
         let mut files = Vec::new();
-        walk(root, &mut files);
+        let failed = |e: std::io::Error| PackError::File { key: "build", path: root.clone(), reason: e.to_string() };
+        walk(root, &mut files).map_err(failed)?;
         files.sort();
         for file in files {
             let failed = |e: std::io::Error| PackError::File { key: "build", path: file.clone(), reason: e.to_string() };
             let short = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-            hash.update(format!("{} {short}\n", digests.of(&file).map_err(failed)?.0));
+            // What is packed as executable is decided by this bit; a link is what it names and what is there.
+            let meta = std::fs::symlink_metadata(&file).map_err(failed)?;
+            let link = std::fs::read_link(&file).unwrap_or_default();
+            let content = if file.is_file() { digests.of(&file).map_err(failed)?.0 } else { String::new() };
+            let executable = meta.permissions().mode() & 0o100 != 0;
+            hash.update(format!("{content} {executable} {} {short}\n", link.display()));
         }
     }
     if digests.changed() {
@@ -54,14 +61,16 @@ pub fn key(
     Ok(crate::archive::hex(&hash.finalize()))
 }
 
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_file() {
+/// Files and links. A folder that cannot be read is an error: what is in it would be missed.
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_file() || kind.is_symlink() {
             found.push(path);
         } else if kind.is_dir() && entry.file_name() != ".git" && !path.join("CACHEDIR.TAG").exists() {
-            walk(&path, found);
+            walk(&path, found)?;
         }
     }
+    Ok(())
 }
