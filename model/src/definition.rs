@@ -4,6 +4,7 @@
 //! Paths are kept as written, relative to [`Definition::dir`].
 
 use crate::id::{HostName, ServiceName};
+use crate::mesh::Mesh;
 use crate::target::TargetTriple;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +18,10 @@ pub struct Definition {
     pub dir: PathBuf,
     /// Services by name, in no particular order: see [`Definition::waves`].
     pub services: BTreeMap<ServiceName, Service>,
+    /// Every host of the file: those under `hosts:` and those that services name inline. Not [`Host::local`].
+    pub hosts: BTreeMap<HostName, Host>,
+    /// The private network between them, if one is wanted.
+    pub mesh: Option<Mesh>,
 }
 
 impl Definition {
@@ -52,6 +57,12 @@ pub struct Service {
     pub hosts: Vec<Host>,
     /// Services that are deployed first.
     pub depends_on: Vec<ServiceName>,
+    /// TCP ports that it serves, the one that others are told first.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    /// Where the other services of the file are found, for templates and the environment.
+    #[serde(default)]
+    pub peers: BTreeMap<ServiceName, Peer>,
     /// How its binary comes to be.
     pub build: Build,
     /// Config template (handlebars), relative to [`Definition::dir`].
@@ -62,6 +73,17 @@ pub struct Service {
     pub files: Vec<ExtraFile>,
     /// How it is run.
     pub deploy: Deploy,
+}
+
+/// Where another service is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name in the mesh, or the address of its first host when there is no mesh.
+    pub address: String,
+    /// The same of each of its hosts, in the order of the file.
+    pub addresses: Vec<String>,
+    /// The first of its ports.
+    pub port: Option<u16>,
 }
 
 /// Where a service runs.

@@ -8,6 +8,7 @@ pub mod definition;
 pub mod event;
 pub mod facts;
 pub mod id;
+pub mod mesh;
 pub mod outcome;
 pub mod package;
 pub mod parse;

@@ -10,7 +10,7 @@ use std::time::Duration;
 fn only_service(text: &str) -> Service {
     let base = SourceFile { name: "roadie.yaml".into(), text: text.into() };
     let parsed = parse(&Inputs { base: &base, overlay: None, env: &|_| None, dir: "/project".into() });
-    let Definition { dir, mut services } = parsed.expect("parses");
+    let Definition { dir, mut services, .. } = parsed.expect("parses");
     assert_eq!(dir.to_str(), Some("/project"));
     let (name, service) = services.pop_first().expect("a service");
     assert!(services.is_empty() && name == service.name, "{name}");
@@ -74,6 +74,8 @@ fn least() -> Service {
         runtime: RuntimeKind::Remote,
         hosts: vec![host],
         depends_on: Vec::new(),
+        ports: Vec::new(),
+        peers: BTreeMap::new(),
         build: Build::Cargo(cargo),
         config: None,
         vars: BTreeMap::new(),

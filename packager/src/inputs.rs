@@ -7,6 +7,7 @@ use crate::{BuildEnv, PackError};
 use roadie_model::definition::Service;
 use roadie_model::target::TargetTriple;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,7 @@ pub fn key(
     let mut hash = Sha256::new();
     hash.update(format!("roadie-inputs/1\n{}\n{target}\n", env!("CARGO_PKG_VERSION")));
     // Hosts are no input: the same package goes to all of them.
-    let own = Service { hosts: Vec::new(), ..service.clone() };
+    let own = Service { hosts: Vec::new(), peers: BTreeMap::new(), ..service.clone() };
     hash.update(serde_json::to_vec(&own).unwrap_or_default());
     if let Some(toolchain) = toolchain {
         hash.update(format!("\n{:?} {:?} {:?}\n", toolchain.kind, toolchain.tools, toolchain.rustflags));

@@ -24,7 +24,7 @@ pub fn resolve(file: RawFile, dir: PathBuf, problems: &mut Problems) -> Definiti
             services.insert(service.name.clone(), service);
         }
     }
-    Definition { dir, services }
+    Definition { dir, services, hosts: BTreeMap::new(), mesh: None }
 }
 
 fn service(raw: RawService, hosts: Vec<Host>, problems: &mut Problems) -> Option<Service> {
@@ -48,6 +48,8 @@ fn service(raw: RawService, hosts: Vec<Host>, problems: &mut Problems) -> Option
         runtime: raw.runtime,
         hosts,
         depends_on,
+        ports: Vec::new(),
+        peers: BTreeMap::new(),
         build: raw.build,
         config: raw.config,
         vars: raw.vars,
