@@ -1,0 +1,742 @@
+# roadie's mesh script: all that the private network does on one host. POSIX sh; shellcheck -s sh.
+#
+# It is used twice with the same text. As run.sh of a release, with what is wanted written above it, it makes that so: it is what
+# the unit of the mesh starts. Behind host.sh, in the controller's shell, its functions are steps and observations; there nothing
+# is written above it and `fact`, `bad`, `put`, `first_line` and `uptime_s` are host.sh's. All names begin with mesh_, which keeps
+# the two apart.
+#
+# What is wanted: IFACE, PORT, MTU, PUBLIC (own key), KEYS (folder of private keys), ADDR4 and ADDR6 with prefix, FORWARD (1:
+# packets are passed on between peers), NAMES (lines of a hosts file), RULES (text for nft, or empty), and lines in
+#   PEERS    NAME PUBLIC-KEY ENDPOINT KEEPALIVE-S ALLOWED,...     (endpoint - for none)
+#   MEMBERS  NAME PUBLIC-KEY IPV4 IPV6                            (all of the network, this host too)
+#   PATHS    NAME BYTES                                           (what the paths were found to carry)
+#
+# A private key is only ever in its file, in pipes, and in the interface: in no argument, no variable, no output.
+#
+# shellcheck shell=sh
+# SC2015, SC2153 as in host.sh. SC2030, SC2031: variables that subshells change are meant to be lost. SC2034, SC2154: some are
+# host.sh's.
+# shellcheck disable=SC2015,SC2030,SC2031,SC2034,SC2153,SC2154
+
+mesh_nl='
+'
+mesh_run=/run/roadie-mesh
+mesh_made=
+
+mesh_has() { command -v "$1" >/dev/null 2>&1; }
+mesh_line() { printf %s "$*" | tr '\n' ' '; }
+mesh_there() { [ -e "/sys/class/net/$1" ]; } # IFACE
+mesh_read() { # FILE -> $mesh_word; 1 when it cannot be read
+  mesh_word=
+  [ -r "$1" ] && { read -r mesh_word <"$1" || [ -n "$mesh_word" ]; } 2>/dev/null
+}
+mesh_kind() { # IFACE -> $mesh_engine, what carries it
+  mesh_engine=none
+  if [ -e "/sys/class/net/$1/tun_flags" ]; then mesh_engine=wireguard-go
+  elif grep -q '^DEVTYPE=wireguard$' "/sys/class/net/$1/uevent" 2>/dev/null; then mesh_engine=kernel; fi
+}
+mesh_key_file() { # KEYS PUBLIC -> $mesh_file
+  mesh_file=$1/$(printf %s "${2%=}" | tr '/+' '_-')
+}
+# What the interface knows, without its secrets: `IFACE self PUBLIC PORT`, `IFACE peer KEY ENDPOINT ALLOWED HANDSHAKE RX TX KEEPALIVE`.
+mesh_dump() { # IFACE, or all
+  wg show "$1" dump 2>/dev/null | awk -F '\t' -v iface="$1" '
+    { o = NF % 4; at = o ? $1 : iface }
+    NF < 8 { print at, "self", $(o + 2), $(o + 3); next }
+    { print at, "peer", $(o + 1), $(o + 3), $(o + 4), $(o + 5), $(o + 6), $(o + 7), $(o + 8) }'
+}
+mesh_endpoint() { # ENDPOINT -> $mesh_host, $mesh_port, and $mesh_named when the host is a name
+  mesh_port=${1##*:}
+  mesh_host=${1%:*}
+  mesh_named=
+  case $1 in
+    -|\[*) ;;
+    *) case $mesh_host in *[!0-9.]*) mesh_named=1 ;; esac ;;
+  esac
+}
+mesh_lookup() { # NAME: its addresses, in the order the system prefers
+  timeout 3 getent ahosts "$1" 2>/dev/null | awk '$2 == "STREAM" { print $1 }'
+}
+mesh_bracket() { # ADDRESS: as it is written before a port
+  case $1 in *:*) printf '[%s]' "$1" ;; *) printf %s "$1" ;; esac
+}
+# The ping that can forbid fragments; busybox and inetutils have others.
+mesh_pings() { case $(ping -V 2>&1) in *iputils*) ;; *) return 1 ;; esac; }
+
+# ---- what is wanted, made so ----------------------------------------------------------------------------------------------
+
+mesh_die() { # TEXT
+  mesh_line "mesh $IFACE: $*" >&2
+  echo >&2
+  # What could not be brought up whole is not left half.
+  if [ -n "$mesh_made" ]; then (mesh_made='' && mesh_down) >/dev/null 2>&1; fi
+  exit 1
+}
+# IPv6 needs 1280 bytes, and a kernel that has it.
+mesh_six() { [ -n "$ADDR6" ] && [ "$MTU" -ge 1280 ] && [ -d /proc/sys/net/ipv6/conf ]; }
+# Prints `NAME KEY ENDPOINT KEEPALIVE IPV4 IPV6`, - for an address that there is not. A peer's own address is in MEMBERS; what it is
+# allowed may be a whole network.
+mesh_peers() {
+  mesh_with=0
+  if mesh_six; then mesh_with=1; fi
+  printf '%s\n=\n%s\n' "$MEMBERS" "$PEERS" | awk -v six=$mesh_with '
+    $0 == "=" { peers = 1; next }
+    NF == 0 { next }
+    !peers { four[$1] = $3; fd[$1] = $4; next }
+    {
+      v4 = four[$1]; v6 = fd[$1]; count = split($5, allowed, ",")
+      for (i = 1; i <= count; i++) {
+        if (v4 == "" && allowed[i] ~ /\./) { v4 = allowed[i]; sub(/\/.*/, "", v4) }
+        if (v6 == "" && allowed[i] ~ /:/) { v6 = allowed[i]; sub(/\/.*/, "", v6) }
+      }
+      print $1, $2, $3, $4, (v4 == "" ? "-" : v4), (v6 == "" || !six ? "-" : v6)
+    }'
+}
+mesh_make() {
+  mesh_there "$IFACE" && return 0
+  mesh_err=$(ip link add dev "$IFACE" type wireguard 2>&1) && { mesh_made=1; return 0; }
+  mesh_has wireguard-go || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go is not installed"
+  [ -c /dev/net/tun ] || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go needs /dev/net/tun, which is not there"
+  mesh_err=$(unset WG_PROCESS_FOREGROUND LOG_LEVEL; wireguard-go "$IFACE" </dev/null 2>&1 9>&-) || mesh_die "wireguard-go: $mesh_err"
+  mesh_made=1
+}
+mesh_conf() { # LINES `HOST ADDRESS`
+  # Without a key or a port `wg syncconf` would take them away.
+  printf '[Interface]\nListenPort = %s\nPrivateKey = ' "$PORT"
+  cat "$mesh_file"
+  echo
+  while read -r _ mesh_key mesh_at mesh_alive mesh_allowed; do
+    [ -n "$mesh_key" ] || continue
+    printf '[Peer]\nPublicKey = %s\nPersistentKeepalive = %s\nAllowedIPs = %s\n' "$mesh_key" "$mesh_alive" "${mesh_allowed#-}"
+    mesh_endpoint "$mesh_at"
+    if [ "$mesh_at" = - ]; then continue; fi
+    if [ -n "$mesh_named" ]; then
+      case $mesh_nl$1 in *"$mesh_nl$mesh_host "*) ;; *) continue ;; esac
+      mesh_found=$mesh_nl$1$mesh_nl
+      mesh_found=${mesh_found#*"$mesh_nl$mesh_host "}
+      mesh_at=$(mesh_bracket "${mesh_found%%"$mesh_nl"*}"):$mesh_port
+    fi
+    printf 'Endpoint = %s\n' "$mesh_at"
+  done <<END
+$PEERS
+END
+}
+# First addresses of the names among the endpoints, all looked up at once: at boot nobody may answer yet. Peers that were heard of
+# lately stay where they are.
+mesh_addresses() {
+  mesh_lately=$(mesh_dump "$IFACE" | awk -v since="$(($(date +%s) - 135))" '$2 == "peer" && $6 > since { print $3 }')
+  while read -r _ mesh_key mesh_at _; do
+    mesh_endpoint "${mesh_at:--}"
+    [ -n "$mesh_named" ] || continue
+    case $mesh_nl$mesh_lately$mesh_nl in *"$mesh_nl$mesh_key$mesh_nl"*) continue ;; esac
+    (
+      mesh_found=$(mesh_lookup "$mesh_host")
+      [ -z "$mesh_found" ] || printf '%s %s\n' "$mesh_host" "${mesh_found%%"$mesh_nl"*}"
+    ) </dev/null &
+  done <<END
+$PEERS
+END
+  wait
+}
+mesh_tunnel() {
+  mesh_key_file "$KEYS" "$PUBLIC"
+  # Looked at first: `wg syncconf` prints a line that it does not understand.
+  [ -r "$mesh_file" ] && mesh_word=$(wg pubkey 2>/dev/null <"$mesh_file") || mesh_die "there is no private key of $PUBLIC in $KEYS"
+  [ "$mesh_word" = "$PUBLIC" ] || mesh_die "the private key of $PUBLIC in $KEYS is another one"
+  mesh_err=$(mesh_conf "$(mesh_addresses)" | wg syncconf "$IFACE" /dev/stdin 2>&1) || mesh_die "wg syncconf: $mesh_err"
+}
+# Prints `wrong ADDRESS` for what is there, `missing ADDRESS` for what is not.
+mesh_address_changes() {
+  mesh_missing=" $ADDR4 "
+  if mesh_six; then mesh_missing=" $ADDR4 $ADDR6 "; fi
+  while read -r _ _ _ mesh_word _; do
+    case $mesh_word in ''|fe80:*) continue ;; esac
+    case $mesh_missing in
+      *" $mesh_word "*) mesh_missing="${mesh_missing%%" $mesh_word "*} ${mesh_missing#*" $mesh_word "}" ;;
+      *) printf 'wrong %s\n' "$mesh_word" ;;
+    esac
+  done <<END
+$(ip -o addr show dev "$IFACE" 2>/dev/null)
+END
+  for mesh_word in $mesh_missing; do printf 'missing %s\n' "$mesh_word"; done
+}
+mesh_is_up() {
+  mesh_read "/sys/class/net/$IFACE/flags" && [ $((mesh_word & 1)) -eq 1 ]
+}
+mesh_link() {
+  mesh_read "/sys/class/net/$IFACE/mtu"
+  [ "$mesh_word" = "$MTU" ] || mesh_err=$(ip link set dev "$IFACE" mtu "$MTU" 2>&1) || mesh_die "cannot set its MTU: $mesh_err"
+  if mesh_six && mesh_read "/proc/sys/net/ipv6/conf/$IFACE/disable_ipv6" && [ "$mesh_word" = 1 ]; then
+    echo 0 >"/proc/sys/net/ipv6/conf/$IFACE/disable_ipv6" || mesh_die "cannot turn IPv6 on"
+  fi
+  # The wrong ones go first: a second address of a network can be taken away with the first one.
+  while read -r mesh_how mesh_word; do
+    case $mesh_how in
+      wrong) mesh_err=$(ip addr del "$mesh_word" dev "$IFACE" 2>&1) || mesh_die "cannot take address $mesh_word away: $mesh_err" ;;
+      missing) mesh_err=$(ip addr add "$mesh_word" dev "$IFACE" 2>&1) || mesh_die "cannot add address $mesh_word: $mesh_err" ;;
+    esac
+  done <<END
+$(mesh_address_changes)
+END
+  mesh_is_up || mesh_err=$(ip link set dev "$IFACE" up 2>&1) || mesh_die "cannot set the link up: $mesh_err"
+}
+
+# Two networks on one host change the same files, so they take turns: the lock is on the folder of all services.
+mesh_locked() { # FUNCTION
+  (
+    # What dies in here is cleaned up out there.
+    mesh_made=
+    if mesh_has flock; then flock -w 10 8 || mesh_die "another network of this host is at work"; fi
+    (umask 077; mkdir -p "$mesh_run") 2>/dev/null || mesh_die "cannot make $mesh_run"
+    "$1"
+  ) 8<"${KEYS%/*/.roadie/keys}" || { [ -z "$mesh_made" ] || (mesh_made='' && mesh_down) >/dev/null 2>&1; exit 1; }
+}
+
+# The hosts file as it should be, every other byte as it is. The block comes last, but above a last line that has no end.
+mesh_hosts_text() {
+  mesh_whole=1
+  if [ -n "$(tail -c 1 /etc/hosts 2>/dev/null)" ]; then mesh_whole=0; fi
+  printf '%s\n' "$NAMES" | awk -v mark="# roadie $IFACE: " -v whole=$mesh_whole '
+    function block(  i) {
+      if (!names) return
+      print mark "begin\n"
+      for (i = 1; i <= names; i++) { print name[i]; print "\n" }
+      print mark "end\n"
+    }
+    BEGIN { ORS = "" }
+    part != 2 { if ($0 != "") name[++names] = $0; next }
+    { text[++lines] = $0 }
+    $0 == mark "begin" { opened = lines }
+    $0 == mark "end" && opened { from = opened; to = lines; opened = 0 }
+    END {
+      for (i = 1; i <= lines; i++) {
+        if (from && i >= from && i <= to) { if (i == from) block(); continue }
+        if (!from && !whole && i == lines) block()
+        print text[i]
+        if (whole || i < lines) print "\n"
+      }
+      if (!from && (whole || !lines)) block()
+    }' - part=2 "$mesh_etc_hosts"
+}
+mesh_etc_hosts=/etc/hosts
+mesh_hosts_differ() {
+  [ -e /etc/hosts ] || { mesh_etc_hosts=/dev/null; [ -n "$NAMES" ]; return; }
+  [ "$(mesh_hosts_text | sha256sum)" != "$(sha256sum </etc/hosts)" ]
+}
+mesh_hosts() {
+  mesh_hosts_differ || return 0
+  mesh_text=$mesh_run/$IFACE.hosts
+  mesh_hosts_text >"$mesh_text" 2>/dev/null || mesh_die "cannot write $mesh_text"
+  mesh_new=/etc/.hosts.roadie.$IFACE
+  # The copy has the owner, the mode and the label of the one that it takes the place of.
+  if [ ! -L /etc/hosts ] && { cp -a /etc/hosts "$mesh_new" || { [ ! -e /etc/hosts ] && : >"$mesh_new"; }; } 2>/dev/null &&
+    { cat "$mesh_text" >"$mesh_new" && sync "$mesh_new" && mv -f "$mesh_new" /etc/hosts; } 2>/dev/null; then :
+  else
+    # A container's hosts file is a mount: it can be written, not replaced.
+    rm -f "$mesh_new" 2>/dev/null
+    mesh_err=$(cat "$mesh_text" 2>&1 >/etc/hosts) || { rm -f "$mesh_text"; mesh_die "cannot write /etc/hosts: $mesh_err"; }
+  fi
+  rm -f "$mesh_text"
+}
+
+# Passing on. For IPv4 it is the interface's own matter, and what a new interface would get is what it goes back to. For IPv6 it is
+# the whole kernel's, so it is noted who wants it and what was changed for it; as the settings, the notes end with the boot.
+mesh_forward_wanted() { # -> $mesh_word
+  mesh_word=1
+  [ "$FORWARD" = 1 ] || mesh_read /proc/sys/net/ipv4/conf/default/forwarding || mesh_word=0
+}
+mesh_set() { # FILE VALUE
+  mesh_err=$({ printf '%s\n' "$2" >"$1"; } 2>&1) || mesh_die "cannot set $1: $mesh_err"
+}
+mesh_forward() {
+  mesh_forward_wanted
+  mesh_value=$mesh_word
+  mesh_file=/proc/sys/net/ipv4/conf/$IFACE/forwarding
+  mesh_read "$mesh_file" && [ "$mesh_word" = "$mesh_value" ] || mesh_set "$mesh_file" "$mesh_value"
+  if [ "$FORWARD" = 1 ] && mesh_six; then mesh_forward_six; else mesh_forward_end; fi
+}
+mesh_forward_six() {
+  : >"$mesh_run/forward.$IFACE" || mesh_die "cannot write $mesh_run/forward.$IFACE"
+  mesh_read /proc/sys/net/ipv6/conf/all/forwarding
+  [ "$mesh_word" != 1 ] || return 0
+  : >"$mesh_run/forwarding"
+  # A router does not listen to other routers, unless told: they may be where this host's own address and way out come from.
+  for mesh_file in /proc/sys/net/ipv6/conf/*/accept_ra; do
+    mesh_read "$mesh_file" && [ "$mesh_word" = 1 ] || continue
+    printf '%s\n' "$mesh_file" >>"$mesh_run/forwarding"
+    mesh_set "$mesh_file" 2
+  done
+  mesh_set /proc/sys/net/ipv6/conf/all/forwarding 1
+}
+mesh_forward_end() {
+  rm -f "$mesh_run/forward.$IFACE"
+  [ -e "$mesh_run/forwarding" ] || return 0
+  for mesh_file in "$mesh_run"/forward.*; do [ ! -e "$mesh_file" ] || return 0; done
+  mesh_set /proc/sys/net/ipv6/conf/all/forwarding 0
+  while read -r mesh_file; do
+    if mesh_read "$mesh_file" && [ "$mesh_word" = 2 ]; then mesh_set "$mesh_file" 1; fi
+  done <"$mesh_run/forwarding"
+  rm -f "$mesh_run/forwarding"
+}
+
+# The text that made the table, and the table as nft lists it: when both are as they were there is nothing to do.
+mesh_table() { # -> $mesh_mark; 1 when there is no such table
+  mesh_list=$(nft -s list table inet "roadie_$IFACE" 2>/dev/null) || return 1
+  mesh_mark=$(printf '%s\n%s' "$RULES" "$mesh_list" | sha256sum)
+}
+mesh_rules() {
+  if [ -z "$RULES" ]; then
+    rm -f "$mesh_run/$IFACE.rules"
+    mesh_has nft && mesh_table || return 0
+    mesh_err=$(nft delete table inet "roadie_$IFACE" 2>&1) || mesh_die "cannot delete its firewall rules: $mesh_err"
+    return 0
+  fi
+  mesh_has nft || mesh_die "cannot set its firewall rules: nft is not installed"
+  if mesh_table && mesh_read "$mesh_run/$IFACE.rules" && [ "$mesh_word" = "${mesh_mark%% *}" ]; then return 0; fi
+  mesh_err=$(printf '%s\n' "$RULES" | nft -f - 2>&1) || mesh_die "cannot set its firewall rules: $mesh_err"
+  mesh_table || mesh_die "its firewall rules do not make the table inet roadie_$IFACE"
+  printf '%s\n' "${mesh_mark%% *}" >"$mesh_run/$IFACE.rules"
+}
+
+mesh_any_name() {
+  while read -r _ _ mesh_at _; do
+    mesh_endpoint "${mesh_at:--}"
+    [ -z "$mesh_named" ] || return 0
+  done <<END
+$PEERS
+END
+  return 1
+}
+mesh_timer() { # WANTED
+  [ -d /run/systemd/system ] || return 0
+  mesh_unit=roadie-mesh-resolve-$IFACE
+  if systemctl is-active --quiet "$mesh_unit.timer"; then
+    [ -z "$1" ] || return 0
+    mesh_err=$(systemctl stop "$mesh_unit.timer" "$mesh_unit.service" 2>&1) || mesh_die "cannot stop $mesh_unit: $mesh_err"
+    return 0
+  fi
+  [ -n "$1" ] || return 0
+  systemctl reset-failed "$mesh_unit.timer" "$mesh_unit.service" 2>/dev/null
+  mesh_err=$(systemd-run --quiet --unit="$mesh_unit" --description="names of $IFACE's peers, looked up anew" --on-active=30 \
+    --on-unit-active=30 --timer-property=AccuracySec=1s /bin/sh "${KEYS%/.roadie/keys}/current/run.sh" resolve 2>&1) ||
+    mesh_die "cannot start $mesh_unit: $mesh_err"
+}
+# A packet to each peer, so that handshakes begin from here and now.
+mesh_poke() {
+  mesh_has ping || return 0
+  while read -r _ _ _ _ mesh_four _; do
+    case $mesh_four in -|'') continue ;; esac
+    ping -n -q -c 1 -W 1 "$mesh_four" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+  done <<END
+$(mesh_peers)
+END
+}
+
+mesh_apply() {
+  mesh_has wg || mesh_die "wg is not installed"
+  mesh_has ip || mesh_die "ip is not installed"
+  mesh_make
+  mesh_tunnel
+  mesh_link
+  mesh_locked mesh_forward
+  mesh_locked mesh_rules
+  mesh_locked mesh_hosts
+  if mesh_any_name; then mesh_timer 1; else mesh_timer ''; fi
+  mesh_poke
+}
+# Whatever cannot be taken away does not keep the rest.
+mesh_down() {
+  NAMES='' RULES='' FORWARD=0
+  mesh_left=
+  (mesh_timer '') || mesh_left=1
+  mesh_kind "$IFACE"
+  if [ "$mesh_engine" != none ]; then
+    mesh_err=$(ip link del dev "$IFACE" 2>&1) || { mesh_left=1; mesh_line "mesh $IFACE: cannot delete it: $mesh_err" >&2; echo >&2; }
+  fi
+  (mesh_locked mesh_rules) || mesh_left=1
+  (mesh_locked mesh_hosts) || mesh_left=1
+  (mesh_locked mesh_forward_end) || mesh_left=1
+  rmdir "$mesh_run" 2>/dev/null
+  [ -z "$mesh_left" ]
+}
+
+# A peer whose name may mean another address by now. One that has several gets the next of them.
+mesh_resolve() {
+  mesh_late=$(mesh_dump "$IFACE" | awk -v since="$(($(date +%s) - 135))" '$2 == "peer" && $6 <= since { print $3, $4 }')
+  while read -r mesh_name mesh_key mesh_at _; do
+    mesh_endpoint "${mesh_at:--}"
+    [ -n "$mesh_named" ] || continue
+    mesh_now=$mesh_nl$mesh_late$mesh_nl
+    case $mesh_now in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
+    mesh_now=${mesh_now#*"$mesh_nl$mesh_key "}
+    mesh_now=${mesh_now%%"$mesh_nl"*}
+    mesh_first=
+    mesh_next=
+    mesh_take=
+    for mesh_word in $(mesh_lookup "$mesh_host"); do
+      mesh_word=$(mesh_bracket "$mesh_word"):$mesh_port
+      : "${mesh_first:=$mesh_word}"
+      if [ -n "$mesh_take" ]; then mesh_next=$mesh_word mesh_take=; fi
+      if [ "$mesh_word" = "$mesh_now" ]; then mesh_take=1; fi
+    done
+    : "${mesh_next:=$mesh_first}"
+    if [ -z "$mesh_next" ] || [ "$mesh_next" = "$mesh_now" ]; then continue; fi
+    mesh_err=$(wg set "$IFACE" peer "$mesh_key" endpoint "$mesh_next" 2>&1 </dev/null) || mesh_die "cannot set the endpoint of $mesh_name: $mesh_err"
+    mesh_moved=1
+  done <<END
+$PEERS
+END
+  if [ -n "${mesh_moved:-}" ]; then mesh_poke; wait; fi
+}
+
+# ---- what is wanted, compared ---------------------------------------------------------------------------------------------
+
+mesh_check() {
+  if mesh_there "$IFACE"; then
+    mesh_check_tunnel
+    mesh_check_link
+    mesh_forward_wanted
+    mesh_value=$mesh_word
+    mesh_read "/proc/sys/net/ipv4/conf/$IFACE/forwarding"
+    if [ "$mesh_word" != "$mesh_value" ]; then
+      if [ "$mesh_value" = 1 ]; then echo "IPv4 packets are not passed on"; else echo "IPv4 packets are passed on"; fi
+    fi
+    if [ "$FORWARD" = 1 ] && mesh_six && mesh_read /proc/sys/net/ipv6/conf/all/forwarding && [ "$mesh_word" != 1 ]; then
+      echo "IPv6 packets are not passed on"
+    fi
+  else
+    echo "interface $IFACE is not there"
+  fi
+  mesh_key_file "$KEYS" "$PUBLIC"
+  [ -s "$mesh_file" ] || echo "the private key of $PUBLIC is not there"
+  if mesh_hosts_differ; then echo "names in /etc/hosts differ"; fi
+  if mesh_has nft && mesh_table; then
+    if [ -z "$RULES" ]; then echo "firewall table inet roadie_$IFACE is there"
+    elif mesh_read "$mesh_run/$IFACE.rules" && [ "$mesh_word" != "${mesh_mark%% *}" ]; then echo "firewall table inet roadie_$IFACE differs"; fi
+  elif [ -n "$RULES" ]; then echo "firewall table inet roadie_$IFACE is missing"; fi
+  if [ -d /run/systemd/system ] && mesh_any_name && ! systemctl is-active --quiet "roadie-mesh-resolve-$IFACE.timer"; then
+    echo "names of peers are not looked up anew"
+  fi
+  return 0
+}
+mesh_check_tunnel() {
+  { mesh_dump "$IFACE" && printf '=\n%s\n' "$PEERS"; } | awk -v iface="$IFACE" -v public="$PUBLIC" -v port="$PORT" '
+    # Two lists are the same set: as long, and each of one in the other.
+    function same(a, b,  i, n, m, x, y, in_b) {
+      n = split(a, x, ","); m = split(b, y, ",")
+      for (i = 1; i <= m; i++) in_b[y[i]] = 1
+      for (i = 1; i <= n; i++) if (!(x[i] in in_b)) return 0
+      return n == m
+    }
+    $0 == "=" { compare = 1; next }
+    !compare && $2 == "self" { self = 1; if ($3 != public) print "interface " iface " has another key"
+      if ($4 != port) print "interface " iface " listens on port " $4 ", not on " port; next }
+    !compare && $2 == "peer" { allowed[$3] = ($5 == "(none)" ? "" : $5); alive[$3] = ($9 == "off" ? 0 : $9); order[++peers] = $3; next }
+    NF == 0 { next }
+    {
+      wanted[$2] = 1
+      if (!($2 in allowed)) { if (self) print "peer " $1 " is missing"; next }
+      if (!same($5 == "-" ? "" : $5, allowed[$2])) print "peer " $1 " has addresses " (allowed[$2] == "" ? "(none)" : allowed[$2]) ", not " $5
+      if ($4 != alive[$2]) print "peer " $1 " is kept alive every " alive[$2] " s, not every " $4 " s"
+    }
+    END {
+      if (!self) print "interface " iface " does not answer wg"
+      for (i = 1; i <= peers; i++) if (!(order[i] in wanted)) print "peer " order[i] " is not of this mesh"
+    }'
+}
+mesh_check_link() {
+  while read -r mesh_how mesh_word; do
+    case $mesh_how in
+      wrong) echo "address $mesh_word is not of this mesh" ;;
+      missing) echo "address $mesh_word is missing" ;;
+    esac
+  done <<END
+$(mesh_address_changes)
+END
+  mesh_read "/sys/class/net/$IFACE/mtu"
+  [ "$mesh_word" = "$MTU" ] || echo "MTU is $mesh_word, not $MTU"
+  mesh_is_up || echo "interface $IFACE is down"
+}
+# What is wanted, for the controller's shell.
+mesh_data() {
+  printf 'iface %s\nmtu %s\npublic %s\n' "$IFACE" "$MTU" "$PUBLIC"
+  mesh_peers | sed 's/^/peer /'
+  printf '%s\n' "$MEMBERS" | sed -n 's/^\(..*\)/member \1/p'
+  printf '%s\n' "$PATHS" | sed -n 's/^\(..*\)/path \1/p'
+}
+
+# ---- in the controller's shell --------------------------------------------------------------------------------------------
+
+mesh_observe() { # IFACE PORT: reads only
+  for mesh_word in wg ip nft; do mesh_has "$mesh_word" || fact "mesh_missing $mesh_word"; done
+  mesh_pings || fact "mesh_missing ping"
+  mesh_ours=
+  [ ! -e "$ROOT/current" ] || mesh_ours=1
+  mesh_would_carry "$1"
+  fact "mesh_engine $mesh_engine"
+  mesh_all=
+  if mesh_has wg; then mesh_all=$(mesh_dump all); fi
+  mesh_taken "$1" "$2"
+  mesh_routes "$1"
+  if [ -n "$mesh_ours" ]; then
+    sh "$ROOT/current/run.sh" data 2>/dev/null </dev/null | while IFS= read -r mesh_word; do
+      case $mesh_word in public\ *|member\ *|path\ *) fact "mesh_$mesh_word" ;; esac
+    done
+    sh "$ROOT/current/run.sh" check 2>&1 </dev/null | while IFS= read -r mesh_word; do fact "mesh_drift $mesh_word"; done
+    if mesh_read "/sys/class/net/$1/mtu"; then fact "mesh_mtu $mesh_word"; fi
+    mesh_now=$(date +%s)
+    while read -r mesh_word mesh_how mesh_key mesh_at _ mesh_seen mesh_rx mesh_tx _; do
+      [ "$mesh_word $mesh_how" = "$1 peer" ] || continue
+      [ "$mesh_at" != '(none)' ] || mesh_at=-
+      if [ "$mesh_seen" = 0 ]; then mesh_seen=-; else mesh_seen=$((mesh_now - mesh_seen)); fi
+      fact "mesh_peer $mesh_key $mesh_at $mesh_seen $mesh_rx $mesh_tx"
+    done <<END
+$mesh_all
+END
+  elif mesh_read "$S/public"; then fact "mesh_public $mesh_word"; fi
+}
+mesh_would_carry() { # IFACE -> $mesh_engine
+  if [ -n "$mesh_ours" ] && mesh_there "$1"; then mesh_kind "$1"; return; fi
+  if [ -d /sys/module/wireguard ] || modprobe -n -q wireguard 2>/dev/null; then mesh_engine=kernel
+  elif ! mesh_has wireguard-go; then mesh_engine=none
+  elif [ -c /dev/net/tun ]; then mesh_engine=wireguard-go
+  else mesh_engine=notun; fi
+}
+mesh_taken() { # IFACE PORT
+  if [ -z "$mesh_ours" ] && mesh_there "$1"; then fact "mesh_taken interface $1 is there and not ours"; fi
+  mesh_who=$(printf '%s\n' "$mesh_all" | awk -v port="$2" '$2 == "self" && $4 == port { print $1; exit }')
+  if [ -n "$mesh_who" ]; then
+    # Then it also is whose socket that is.
+    if [ -n "$mesh_ours" ] && [ "$mesh_who" = "$1" ]; then return; fi
+    fact "mesh_taken port $2 is the one of the WireGuard interface $mesh_who"
+    return
+  fi
+  mesh_hex=$(printf %04X "$2")
+  mesh_who=$(cat /proc/net/udp /proc/net/udp6 2>/dev/null | while read -r _ mesh_at _ _ _ _ _ _ _ mesh_word _; do
+    if [ "${mesh_at##*:}" = "$mesh_hex" ]; then printf %s "$mesh_word"; break; fi
+  done)
+  [ -n "$mesh_who" ] || return 0
+  mesh_pid=
+  [ "$mesh_who" = 0 ] || mesh_pid=$(find /proc/[0-9]*/fd -lname "socket:\[$mesh_who\]" 2>/dev/null | head -n 1)
+  mesh_pid=${mesh_pid#/proc/}
+  mesh_pid=${mesh_pid%%/*}
+  if [ -n "$mesh_pid" ] && first_line "/proc/$mesh_pid/comm"; then fact "mesh_taken UDP port $2 is taken by $line (pid $mesh_pid)"
+  else fact "mesh_taken UDP port $2 is taken by the kernel"; fi
+}
+mesh_routes() { # IFACE
+  mesh_has ip || return 0
+  ip -o -4 route show table all 2>/dev/null | while read -r mesh_word mesh_rest; do
+    mesh_dev=
+    case $mesh_word in
+      default|local|broadcast|multicast|anycast|nat) continue ;;
+      unreachable|blackhole|prohibit|throw)
+        mesh_dev=$mesh_word
+        mesh_word=${mesh_rest%% *} ;;
+      *)
+        mesh_dev=" $mesh_rest "
+        mesh_dev=${mesh_dev#* dev }
+        mesh_dev=${mesh_dev%% *} ;;
+    esac
+    if [ "$mesh_word" = default ] || [ "$mesh_dev" = "$1" ]; then continue; fi
+    case $mesh_word in */*) ;; *) mesh_word=$mesh_word/32 ;; esac
+    fact "mesh_route $mesh_word ${mesh_dev:--}"
+  done
+}
+
+mesh_new_key() {
+  mkdir -p "$S/keys" && chmod 700 "$S/keys" || { bad failed "cannot make $S/keys"; return 1; }
+  mesh_new=$S/keys/.new
+  rm -f "$mesh_new"
+  mesh_err=$( { umask 077; wg genkey >"$mesh_new"; } 2>&1) && mesh_word=$(wg pubkey 2>/dev/null <"$mesh_new") && [ -n "$mesh_word" ] ||
+    { rm -f "$mesh_new"; bad failed "cannot make a key in $S/keys: $(mesh_line "${mesh_err:-wg pubkey failed}")"; return 1; }
+  mesh_key_file "$S/keys" "$mesh_word"
+  sync "$mesh_new" && mv -f "$mesh_new" "$mesh_file" && sync "$S/keys" && put "$S/public" 600 "$mesh_word
+" && sync "$S" || { rm -f "$mesh_new"; bad failed "cannot write $mesh_file (disk full?)"; return 1; }
+  fact "mesh_public $mesh_word"
+}
+mesh_prune_keys() {
+  mesh_kept=' '
+  for mesh_word in "$ROOT"/releases/*/run.sh; do
+    [ -r "$mesh_word" ] || continue
+    mesh_word=$(sed -n "/^PUBLIC=/{s/^PUBLIC=//;s/'//g;p;q;}" "$mesh_word")
+    mesh_key_file "$S/keys" "$mesh_word"
+    mesh_kept="$mesh_kept$mesh_file "
+  done
+  for mesh_word in "$S"/keys/* "$S"/keys/.new; do
+    [ -f "$mesh_word" ] || continue
+    case $mesh_kept in *" $mesh_word "*) continue ;; esac
+    rm -f "$mesh_word" || { bad failed "cannot delete $mesh_word"; return 1; }
+  done
+  # No key, no name of it.
+  if first_line "$S/public"; then
+    mesh_key_file "$S/keys" "$line"
+    [ -e "$mesh_file" ] || rm -f "$S/public"
+  fi
+}
+mesh_forget() {
+  rm -rf "$S/keys" "$S/public" || { bad failed "cannot delete $S/keys"; return 1; }
+}
+
+# The largest packet that a path carries. The largest that could be goes first and alone; only who does not answer that is asked
+# with all sizes at once, each twice, since one that is lost would be taken for one that is too long.
+mesh_probe() { # NAME ADDRESS ...
+  mesh_can=
+  if mesh_pings; then mesh_can=1; fi
+  mesh_jobs=
+  while [ $# -gt 1 ]; do
+    ( mesh_probe_one "$1" "$2" ) </dev/null 2>/dev/null 9>&- &
+    mesh_jobs="$mesh_jobs $!"
+    shift 2
+  done
+  # Without a word it would wait for the watchdog too.
+  # shellcheck disable=SC2086 # one word for each
+  [ -z "$mesh_jobs" ] || wait $mesh_jobs
+}
+mesh_probe_one() { # NAME ADDRESS
+  mesh_size=
+  if [ -n "$mesh_can" ]; then mesh_largest "$2"; fi
+  fact "mesh_path $1 ${mesh_size:--}"
+}
+mesh_largest() { # ADDRESS -> $mesh_size, or nothing
+  mesh_to=$1
+  case $1 in
+    *:*) ;;
+    *[!0-9.]*) mesh_to=$(mesh_lookup "$1" | head -n 1) ;;
+  esac
+  mesh_route=" $(ip -o route get "$mesh_to" 2>/dev/null | head -n 1) "
+  mesh_dev=${mesh_route#* dev }
+  [ "$mesh_dev" != "$mesh_route" ] && mesh_read "/sys/class/net/${mesh_dev%% *}/mtu" || return 0
+  # A route can say less than its link.
+  case $mesh_route in *" mtu "*)
+    mesh_dev=${mesh_route#* mtu }
+    mesh_dev=${mesh_dev#lock }
+    mesh_word=${mesh_dev%% *} ;;
+  esac
+  mesh_top=$mesh_word
+  mesh_header=28
+  case $mesh_to in *:*) mesh_header=48 ;; esac
+  if timeout 0.25 ping -n -q -c 1 -W 1 -M "do" -s $((mesh_top - mesh_header)) "$mesh_to" >/dev/null; then mesh_size=$mesh_top; return; fi
+  mesh_size=$(
+    for mesh_word in $mesh_top 9000 1500 1492 1480 1472 1460 1450 1440 1420 1400 1380 1360 1340 1320 1300 1280 1240 1200 1000 576; do
+      [ "$mesh_word" -le "$mesh_top" ] || continue
+      if [ "$mesh_word" -lt 1280 ] && [ "$mesh_header" = 48 ]; then continue; fi
+      ( ping -n -q -c 2 -i 0.1 -W 1 -M "do" -s $((mesh_word - mesh_header)) "$mesh_to" >/dev/null && echo "$mesh_word" ) &
+    done | sort -n | tail -n 1
+  )
+}
+
+# Everybody answers through the tunnel, and a packet as long as the interface lets through arrives.
+mesh_verify() { # SECONDS
+  mesh_data=$(sh "$ROOT/current/run.sh" data 2>&1 </dev/null) || { bad failed "$(mesh_line "$mesh_data")"; return 1; }
+  uptime_s
+  mesh_until=$((up + $1))
+  if ! mesh_pings; then mesh_handshakes; return; fi
+  mesh_jobs=
+  while read -r mesh_how mesh_name mesh_key _ _ mesh_four mesh_fd; do
+    case $mesh_how in mtu) mesh_mtu=$mesh_name ;; esac
+    [ "$mesh_how" = peer ] || continue
+    ( mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" ) </dev/null 2>/dev/null 9>&- &
+    mesh_jobs="$mesh_jobs$! $mesh_name $mesh_four $mesh_fd
+"
+  done <<END
+$mesh_data
+END
+  mesh_silent=
+  mesh_short=
+  while read -r mesh_word mesh_name mesh_four mesh_fd; do
+    [ -n "$mesh_word" ] || continue
+    wait "$mesh_word"
+    case $? in
+      0) ;;
+      1) mesh_silent="$mesh_silent, $mesh_name ($mesh_four)" ;;
+      2) mesh_silent="$mesh_silent, $mesh_name ($mesh_fd)" ;;
+      *) mesh_short="$mesh_short, $mesh_name" ;;
+    esac
+  done <<END
+$mesh_jobs
+END
+  [ -n "$mesh_silent$mesh_short" ] || return 0
+  mesh_word=
+  [ -z "$mesh_silent" ] || mesh_word="; no answer from ${mesh_silent#, } through the tunnel"
+  [ -z "$mesh_short" ] || mesh_word="$mesh_word; packets of $mesh_mtu bytes do not reach ${mesh_short#, }, small ones do"
+  bad mesh "${mesh_word#; }"
+}
+mesh_in_time() { uptime_s && [ "$up" -lt "$mesh_until" ]; }
+mesh_ping() { # ADDRESS OPTIONS... -> $mesh_ms; 1 without an answer
+  mesh_out=$(ping -n -c 2 -i 0.1 -W 1 "$@")
+  case $mesh_out in *time=*) ;; *) return 1 ;; esac
+  # Of the second answer: the first packet may have waited for a handshake.
+  mesh_ms=${mesh_out##*time=}
+  mesh_ms=$(printf %.1f "${mesh_ms%% *}")
+}
+mesh_reach() { # NAME IPV4 IPV6: ends with 1, 2, 3 for who did not answer: the IPv4 address, the other, or long packets
+  mesh_ms4=-
+  mesh_ms6=-
+  mesh_full=-
+  while mesh_in_time; do
+    if [ "$mesh_ms4" = - ] && mesh_ping "$2"; then mesh_ms4=$mesh_ms; fi
+    if [ "$3" != - ] && [ "$mesh_ms6" = - ] && mesh_ping "$3"; then mesh_ms6=$mesh_ms; fi
+    if [ "$mesh_ms4" != - ] && { [ "$3" = - ] || [ "$mesh_ms6" != - ]; }; then break; fi
+    sleep 0.1
+  done
+  if [ "$mesh_ms4" != - ]; then
+    # Small packets come through: one that does not in three attempts is too long, not late.
+    for mesh_word in 1 2 3; do
+      if mesh_ping "$2" -M "do" -s $((mesh_mtu - 28)); then mesh_full=ok; break; fi
+      mesh_in_time || break
+    done
+  fi
+  fact "mesh_reach $1 $mesh_ms4 $mesh_ms6 $mesh_full"
+  [ "$mesh_ms4" != - ] || exit 1
+  [ "$3" = - ] || [ "$mesh_ms6" != - ] || exit 2
+  [ "$mesh_full" = ok ] || exit 3
+}
+# Without ping: whoever shook hands was reached. A peer that is not kept alive is for as long as we wait, since nothing else is
+# sent to it.
+mesh_handshakes() {
+  note="no ping here: paths were not measured"
+  mesh_iface=${mesh_data#iface }
+  mesh_iface=${mesh_iface%%"$mesh_nl"*}
+  mesh_keepalive 1
+  while :; do
+    mesh_silent=$(
+      { printf '%s\n=\n' "$mesh_data" && mesh_dump "$mesh_iface"; } | awk -v since="$(($(date +%s) - 180))" '
+        $0 == "=" { seen = 1; next }
+        !seen && $1 == "peer" { at[$3] = ", " $2 " (" $6 ")"; order[++peers] = $3 }
+        seen && $2 == "peer" && $6 > since { delete at[$3] }
+        END { for (i = 1; i <= peers; i++) if (order[i] in at) printf "%s", at[order[i]] }'
+    )
+    [ -n "$mesh_silent" ] && mesh_in_time || break
+    sleep 0.1
+  done
+  mesh_keepalive 0
+  [ -z "$mesh_silent" ] || bad mesh "no handshake with ${mesh_silent#, }"
+}
+mesh_keepalive() { # SECONDS: for peers that are to have none
+  set -- "$1" set "$mesh_iface"
+  while read -r mesh_how _ mesh_key _ mesh_alive _; do
+    if [ "$mesh_how $mesh_alive" = "peer 0" ]; then set -- "$@" peer "$mesh_key" persistent-keepalive "$1"; fi
+  done <<END
+$mesh_data
+END
+  [ $# -gt 3 ] || return 0
+  shift
+  wg "$@" 2>/dev/null </dev/null
+}
+
+case ${1:-} in
+  up|apply|down|check|resolve|data)
+    set -u
+    LC_ALL=C
+    PATH=${PATH:-/bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+    export LC_ALL PATH
+    umask 022
+    case $1 in
+      up|apply) mesh_apply ;;
+      down) mesh_down ;;
+      check) mesh_check ;;
+      resolve) mesh_resolve ;;
+      data) mesh_data ;;
+    esac
+    exit ;;
+esac
