@@ -1,6 +1,6 @@
 //! The private network of a definition's hosts: what is wanted of it, and what was observed on a host.
 
-use crate::id::HostName;
+use crate::id::{HostName, ServiceName};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +38,30 @@ pub struct Mesh {
     pub default_drop: bool,
     /// TCP ports that are open to all of the mesh even so.
     pub open: Vec<u16>,
+}
+
+impl Mesh {
+    /// What a host is called in the mesh, in lower case: `edge-1.mesh.local`. `None` when names do not resolve, and for a host
+    /// that is called by its address or by what is no name in DNS.
+    pub fn name_of(&self, host: &HostName) -> Option<String> {
+        let text = host.as_str();
+        let named = self.names == NamesMode::Hosts && is_dns_name(text) && text.parse::<Ipv4Addr>().is_err();
+        named.then(|| format!("{}.{}", text.to_ascii_lowercase(), self.domain))
+    }
+
+    /// What a service is called in the mesh: `postgres.mesh.local`. `None` when names do not resolve.
+    pub fn name_of_service(&self, service: &ServiceName) -> Option<String> {
+        (self.names == NamesMode::Hosts).then(|| format!("{service}.{}", self.domain))
+    }
+}
+
+/// Whether a text is labels of letters, digits and `-` with dots between them (RFC 1123, section 2.1).
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    let label = |l: &str| {
+        let letters = l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        (1..=63).contains(&l.len()) && letters && !l.starts_with('-') && !l.ends_with('-')
+    };
+    text.split('.').all(label)
 }
 
 /// Who has a tunnel to whom.

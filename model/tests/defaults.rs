@@ -130,16 +130,17 @@ fn the_reference_has_the_keys_of_every_section_and_no_others() {
         ("build", "`build`"),
         ("deploy", "`deploy`"),
         ("health", "`health`"),
+        ("mesh", "`mesh`"),
     ];
     for (section, heading) in headings {
         let (_, keys) = KEYS.iter().find(|(name, _)| *name == section).expect("known section");
         assert_eq!(rows(heading), keys.iter().map(|k| (*k).to_owned()).collect(), "{heading}");
     }
-    // Two sections have no table of their own.
+    // Some sections have no table of their own.
     let reference = include_str!("../../docs/definition.md");
-    for sentence in ["`defaults` takes `user`, `ssh_key`, `port` and `timeout`", "list of `{from, to}`"] {
+    for sentence in ["`defaults` takes `user`, `ssh_key`, `port` and `timeout`", "list of `{from, to}`", "`{hub: NAME}`"] {
         assert!(reference.contains(sentence), "{sentence}");
     }
     let told: BTreeSet<&str> = KEYS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(told, ["file", "defaults", "host", "service", "files", "build", "deploy", "health"].into());
+    assert_eq!(told, ["file", "defaults", "host", "service", "files", "build", "deploy", "health", "mesh", "topology"].into());
 }

@@ -16,6 +16,8 @@ const CORPUS: &[&str] = &[
     include_str!("example-first.yaml"),
     include_str!("example-second.yaml"),
     include_str!("broken.txt"),
+    "mesh: {hosts: [a, b], network: 10.7.0.0/24, via: {a: b}, endpoints: {b: \"[::1]:70\"}, addresses: {a: 10.7.0.5}, keepalive: 9s}\n\
+     hosts: {a: {address: 192.0.2.1}, b: {address: 192.0.2.2}}\nservices: {a: {hosts: a, ports: [1, 2], depends_on: b}, b: {hosts: b}}\n",
     "services:\n  a: &a\n    runtime: local\n    vars: {x: ${V:-1}, y: [1, {z: null}]}\n  b: {<<: *a, depends_on: a}\n",
 ];
 

@@ -107,6 +107,21 @@ const CASES: &[Case] = &[
         "no host is called",
     ),
     ("many unknown hosts", many_unknown_hosts, "no host is called"),
+    (
+        "a large mesh",
+        || {
+            let hosts = times(5000, "hosts:\n", |i| format!("  h{i}: {{address: a}}\n"));
+            let via = times(5000, "  via:\n", |i| format!("    h{i}: g{i}\n"));
+            format!("mesh:\n  endpoints: {{}}\n{via}{hosts}{LOCAL}")
+        },
+        "no host of the mesh is called `g0`",
+    ),
+    (
+        "ports of many",
+        || times(45_000, "services:\n  a:\n    runtime: local\n    ports:\n", |i| format!("    - {}\n", i + 1)),
+        "",
+    ),
+    ("services of one host", || times(9000, "hosts: {h: {address: a}}\nservices:\n", |i| format!("  s{i}: {{hosts: h}}\n")), ""),
     ("tags multiply", tags_multiply, "more than 10000 hosts"),
     (
         "a long variable",

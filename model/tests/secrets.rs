@@ -2,7 +2,7 @@
 
 use roadie_model::parse::{Inputs, SourceFile, parse};
 
-const SEEDS: [&str; 3] = [
+const SEEDS: [&str; 4] = [
     include_str!("example-first.yaml"),
     include_str!("example-second.yaml"),
     r#"
@@ -19,10 +19,34 @@ services:
     files: {from: a, to: b}
     deploy: {env: {A: b}, strategy: canary}
 "#,
+    r#"
+mesh:
+  hosts: [a, b, c, d.example]
+  interface: wg-a
+  network: 10.7.0.0/24
+  domain: m.local
+  port: 5000
+  topology: full
+  via: {a: b}
+  endpoints: {b: "[fd00::1]:70", c: h.example}
+  addresses: {a: 10.7.0.5, c: 10.7.0.9}
+  names: hosts
+  keepalive: 9s
+  mtu: 1400
+  default_drop: true
+  open: [80, 81]
+hosts:
+  a: {address: 127.0.0.1}
+  b: {address: 192.0.2.1, tags: [x]}
+  c: {address: 192.0.2.2}
+services:
+  s: {hosts: [a, {address: d.example}], ports: [80, 81], depends_on: t}
+  t: {hosts: {address: 192.0.2.9}}
+"#,
 ];
 
 /// Each fits a value that some message might echo: a name, a number, a duration, a URL, a path, a triple, a fingerprint.
-const VALUES: [&str; 13] = [
+const VALUES: [&str; 17] = [
     "hunter2-hunter2",
     "7340912",
     "local-zq",
@@ -36,6 +60,10 @@ const VALUES: [&str; 13] = [
     "x86_zqzq-a-b.3",
     "SHA256:zqzq",
     "zq\u{1b}zq",
+    "10.7.99.77",
+    "172.99.0.77/28",
+    "[fd00::77]:99999",
+    "zq.zq",
 ];
 
 /// A small generator with a fixed seed: a failure comes again.
@@ -89,11 +117,11 @@ fn with_variables(seed: &str, random: &mut Random) -> String {
 fn no_message_and_no_hint_holds_what_a_variable_says() {
     let mut random = Random(0x853c_49e6_748f_ea9b);
     let (mut refused, mut parsed) = (0, 0);
-    for round in 0..6000 {
+    for round in 0..8000 {
         let value = random.of(&VALUES);
-        let base = SourceFile { name: "roadie.yaml".into(), text: with_variables(SEEDS[round % 3], &mut random) };
-        let over = SourceFile { name: "over.yaml".into(), text: with_variables(SEEDS[random.below(3)], &mut random) };
-        let overlay = (round % 4 == 0).then_some(&over);
+        let base = SourceFile { name: "roadie.yaml".into(), text: with_variables(SEEDS[round % 4], &mut random) };
+        let over = SourceFile { name: "over.yaml".into(), text: with_variables(SEEDS[random.below(4)], &mut random) };
+        let overlay = (round / 4 % 4 == 0).then_some(&over);
         let env = |name: &str| (name == "S").then(|| value.to_owned());
         let Err(found) = parse(&Inputs { base: &base, overlay, env: &env, dir: "/project".into() }) else {
             parsed += 1;

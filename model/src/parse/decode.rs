@@ -2,7 +2,7 @@
 
 use super::problems::Problems;
 use super::tree::{Key, Kind, Node, Place, Scalar, integer, is_number, printable, truth};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,23 +75,45 @@ impl<'a> Fields<'a> {
     }
 
     pub fn number(&self, name: &str, least: u32, most: u32, problems: &mut Problems) -> Option<u32> {
-        let node = self.get(name)?;
-        let Some(scalar) = node.scalar().filter(|s| s.may_be_typed() && is_number(&s.text)) else {
-            return wrong(node, name, "a number", problems);
-        };
-        let value = integer(&scalar.text).and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n));
-        if value.is_none() {
-            let message = format!("`{name}` must be a whole number from {least} to {most}, this is `{}`", scalar.shown());
-            problems.add(node.place, message, None);
-        }
-        value
+        number(self.get(name)?, name, (least, most), None, problems)
+    }
+
+    /// The same, and why these are the bounds.
+    pub fn number_because(&self, name: &str, bounds: (u32, u32), why: &str, problems: &mut Problems) -> Option<u32> {
+        number(self.get(name)?, name, bounds, Some(why), problems)
     }
 
     pub fn port(&self, name: &str, problems: &mut Problems) -> Option<u16> {
         self.number(name, 1, 65535, problems).and_then(|n| u16::try_from(n).ok())
     }
 
+    /// Ports, each once.
+    pub fn ports(&self, name: &str, problems: &mut Problems) -> Vec<u16> {
+        let (mut ports, mut seen) = (Vec::new(), BTreeSet::new());
+        for node in self.list(name) {
+            let port = number(node, name, (1, 65535), None, problems).and_then(|n| u16::try_from(n).ok());
+            let (Some(port), Some(scalar)) = (port, node.scalar()) else { continue };
+            if seen.insert(port) {
+                ports.push(port);
+            } else {
+                problems.add(node.place, format!("port `{}` stands twice", scalar.shown()), None);
+            }
+        }
+        ports
+    }
+
     pub fn duration(&self, name: &str, least: Duration, problems: &mut Problems) -> Option<Duration> {
+        self.duration_within(name, least, (LONGEST, "168h"), problems)
+    }
+
+    /// The longest that it may be stands beside its name in messages.
+    pub fn duration_within(
+        &self,
+        name: &str,
+        least: Duration,
+        (most, called): (Duration, &str),
+        problems: &mut Problems,
+    ) -> Option<Duration> {
         let node = self.get(name)?;
         let Some(scalar) = node.scalar() else { return wrong(node, name, "a duration", problems) };
         let Some(duration) = duration(&scalar.text) else {
@@ -99,8 +121,8 @@ impl<'a> Fields<'a> {
             problems.add(node.place, format!("`{name}` is not a duration"), Some(hint));
             return None;
         };
-        if !(least..=LONGEST).contains(&duration) {
-            let message = format!("`{name}` must be {least:?} to 168h, this is `{}`", scalar.shown());
+        if !(least..=most).contains(&duration) {
+            let message = format!("`{name}` must be {least:?} to {called}, this is `{}`", scalar.shown());
             problems.add(node.place, message, None);
             return None;
         }
@@ -175,6 +197,19 @@ pub fn string<'a>(node: &'a Node, name: &str, problems: &mut Problems) -> Option
     Some(scalar)
 }
 
+/// A whole number within bounds.
+fn number(node: &Node, name: &str, (least, most): (u32, u32), hint: Option<&str>, problems: &mut Problems) -> Option<u32> {
+    let Some(scalar) = node.scalar().filter(|s| s.may_be_typed() && is_number(&s.text)) else {
+        return wrong(node, name, "a number", problems);
+    };
+    let value = integer(&scalar.text).and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=most).contains(n));
+    if value.is_none() {
+        let message = format!("`{name}` must be a whole number from {least} to {most}, this is `{}`", scalar.shown());
+        problems.add(node.place, message, hint.map(str::to_owned));
+    }
+    value
+}
+
 fn filled(node: &Node, name: &str, problems: &mut Problems) -> Option<String> {
     let scalar = string(node, name, problems)?;
     if scalar.text.trim().is_empty() {
@@ -221,7 +256,7 @@ fn typed(text: &str) -> serde_json::Value {
     truth(text).map(Into::into).or_else(number).unwrap_or_else(|| text.into())
 }
 
-fn wrong<T>(node: &Node, name: &str, wanted: &str, problems: &mut Problems) -> Option<T> {
+pub fn wrong<T>(node: &Node, name: &str, wanted: &str, problems: &mut Problems) -> Option<T> {
     mistyped(node, &format!("`{name}`"), wanted, problems);
     None
 }

@@ -2,6 +2,7 @@
 
 use super::decode::{Fields, Word, json, string};
 use super::keys::{DEFAULTS, FILE, FILES, HOST, SERVICE};
+use super::mesh::{self, RawMesh};
 use super::problems::Problems;
 use super::tree::{Key, Kind, Node, Place, printable};
 use super::{build, deploy};
@@ -34,6 +35,7 @@ pub struct RawService {
     pub runtime: RuntimeKind,
     pub hosts: Vec<HostRef>,
     pub depends_on: Vec<Word>,
+    pub ports: Vec<u16>,
     pub build: Build,
     pub config: Option<PathBuf>,
     pub vars: BTreeMap<String, serde_json::Value>,
@@ -45,6 +47,7 @@ pub struct RawService {
 pub struct RawFile {
     pub defaults: RawHost,
     pub hosts: Vec<(Key, RawHost)>,
+    pub mesh: Option<RawMesh>,
     /// Every name, also of services that could not be decoded: they are not unknown.
     pub names: Vec<Key>,
     pub services: Vec<RawService>,
@@ -63,6 +66,7 @@ pub fn decode(root: &Node, problems: &mut Problems) -> RawFile {
         }
         file.hosts.push((key.clone(), host));
     }
+    file.mesh = fields.entry("mesh").and_then(|(key, node)| mesh::decode(key.place, node, problems));
     for (key, node) in fields.entries_of("services", problems) {
         file.names.push(key.clone());
         file.services.extend(service(key, node, problems));
@@ -139,6 +143,7 @@ fn service(key: &Key, node: &Node, problems: &mut Problems) -> Option<RawService
         runtime,
         hosts,
         depends_on: fields.names("depends_on", problems),
+        ports: fields.ports("ports", problems),
         build: build::build(fields.get("build"), problems),
         config: fields.path("config", problems),
         vars: fields.entries_of("vars", problems).iter().map(|(k, v)| (k.name.clone(), json(v))).collect(),

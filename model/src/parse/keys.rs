@@ -10,12 +10,14 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("build", BUILD),
     ("deploy", DEPLOY),
     ("health", HEALTH),
+    ("mesh", MESH),
+    ("topology", TOPOLOGY),
 ];
 
-pub const FILE: &[&str] = &["defaults", "hosts", "services"];
+pub const FILE: &[&str] = &["defaults", "hosts", "mesh", "services"];
 pub const DEFAULTS: &[&str] = &["user", "ssh_key", "port", "timeout"];
 pub const HOST: &[&str] = &["address", "user", "port", "ssh_key", "host_key", "tags", "timeout"];
-pub const SERVICE: &[&str] = &["runtime", "hosts", "depends_on", "build", "config", "vars", "files", "deploy"];
+pub const SERVICE: &[&str] = &["runtime", "hosts", "depends_on", "ports", "build", "config", "vars", "files", "deploy"];
 pub const FILES: &[&str] = &["from", "to"];
 /// Of all build types together.
 pub const BUILD: &[&str] = &[
@@ -74,3 +76,20 @@ pub const DEPLOY: &[&str] = &[
     "rollback",
 ];
 pub const HEALTH: &[&str] = &["http", "tcp", "exec", "notify", "interval", "timeout", "good", "stable_for", "expect"];
+pub const MESH: &[&str] = &[
+    "hosts",
+    "interface",
+    "network",
+    "domain",
+    "port",
+    "topology",
+    "via",
+    "endpoints",
+    "addresses",
+    "names",
+    "keepalive",
+    "mtu",
+    "default_drop",
+    "open",
+];
+pub const TOPOLOGY: &[&str] = &["hub"];

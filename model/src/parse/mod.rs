@@ -1,9 +1,9 @@
 //! YAML in, [`Definition`] out, with every mistake named at once.
 //!
 //! Passes over plain data: text to a tree of nodes that know their place (`yaml`, `tree`), the overlay, `${VAR}` (`vars`), then
-//! decoding with collected diagnostics (`file`, `build`, `deploy`) and names resolved (`resolve`). Decoders derived by serde
-//! stop at the first mistake, which is why these are written by hand. Nothing here touches the disk or the environment: both
-//! come in through [`Inputs`].
+//! decoding with collected diagnostics (`file`, `build`, `deploy`, `mesh`) and names resolved (`resolve`, `members`).
+//! Decoders derived by serde stop at the first mistake, which is why these are written by hand. Nothing here touches the disk
+//! or the environment: both come in through [`Inputs`].
 
 mod build;
 mod decode;
@@ -11,6 +11,8 @@ mod deploy;
 mod file;
 mod graph;
 mod keys;
+mod members;
+mod mesh;
 mod overlay;
 mod problems;
 mod resolve;

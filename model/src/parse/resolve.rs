@@ -2,9 +2,9 @@
 
 use super::decode::Word;
 use super::file::{HostRef, RawFile, RawHost, RawService};
-use super::graph;
 use super::problems::Problems;
-use super::tree::{Place, printable};
+use super::tree::{Key, Place, printable};
+use super::{graph, members};
 use crate::definition::{Definition, Host, RuntimeKind, Service};
 use crate::id::{HostName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,7 +24,9 @@ pub fn resolve(file: RawFile, dir: PathBuf, problems: &mut Problems) -> Definiti
             services.insert(service.name.clone(), service);
         }
     }
-    Definition { dir, services, hosts: BTreeMap::new(), mesh: None }
+    let mesh = file.mesh.map(|raw| members::resolve(raw, &hosts, &services, &file.names, problems));
+    let hosts = hosts.known.into_iter().map(|(name, known)| (name, known.host)).collect();
+    Definition { dir, services, hosts, mesh }
 }
 
 fn service(raw: RawService, hosts: Vec<Host>, problems: &mut Problems) -> Option<Service> {
@@ -48,7 +50,7 @@ fn service(raw: RawService, hosts: Vec<Host>, problems: &mut Problems) -> Option
         runtime: raw.runtime,
         hosts,
         depends_on,
-        ports: Vec::new(),
+        ports: raw.ports,
         peers: BTreeMap::new(),
         build: raw.build,
         config: raw.config,
@@ -58,9 +60,25 @@ fn service(raw: RawService, hosts: Vec<Host>, problems: &mut Problems) -> Option
     })
 }
 
+/// A host of the file, and what messages may say of it.
+pub struct Known {
+    pub host: Host,
+    /// Where its address stands.
+    pub address: Place,
+    /// Where its name stands, under `hosts:`; an inline host has none but its address.
+    pub key: Option<Place>,
+    /// Its name as it stands in the file.
+    pub shown: String,
+    /// Whether a hint may name it: not when a variable says the name.
+    pub told: bool,
+}
+
 /// The hosts of the file and how they are found.
-struct Hosts {
+pub struct Hosts {
     named: Vec<Host>,
+    /// Also those that remote services name inline. One name is one machine: what stands under `hosts:` comes first, then the file's
+    /// order.
+    pub known: BTreeMap<HostName, Known>,
     by_name: HashMap<String, usize>,
     by_tag: BTreeMap<String, Vec<usize>>,
     /// Tags that hints may print: not those that a variable says.
@@ -73,6 +91,7 @@ impl Hosts {
     fn new(file: &RawFile, problems: &mut Problems) -> Self {
         let mut hosts = Self {
             named: Vec::new(),
+            known: BTreeMap::new(),
             by_name: HashMap::new(),
             by_tag: BTreeMap::new(),
             told_tags: BTreeSet::new(),
@@ -86,14 +105,14 @@ impl Hosts {
                 continue;
             }
             match HostName::new(key.name.as_str()) {
-                Ok(name) => hosts.add(name, raw),
+                Ok(name) => hosts.add(name, key, raw),
                 Err(error) => problems.invalid(key.place, &printable(&key.name), &error),
             }
         }
         hosts
     }
 
-    fn add(&mut self, name: HostName, raw: &RawHost) {
+    fn add(&mut self, name: HostName, key: &Key, raw: &RawHost) {
         let at = self.named.len();
         self.by_name.insert(name.to_string(), at);
         for tag in &raw.tags {
@@ -105,7 +124,33 @@ impl Hosts {
                 self.told_tags.insert(format!("tag:{}", tag.scalar.text));
             }
         }
-        self.named.push(host(name, raw, &self.defaults));
+        let host = host(name.clone(), raw, &self.defaults);
+        let address = raw.address.as_ref().map_or(key.place, |a| a.place);
+        let shown = printable(&key.name);
+        self.known.insert(name, Known { host: host.clone(), address, key: Some(key.place), shown, told: true });
+        self.named.push(host);
+    }
+
+    /// Takes a host that a remote service names inline among those of the file.
+    fn know(&mut self, reference: &HostRef, host: &Host) {
+        let HostRef::Inline(_, raw) = reference else { return };
+        let Some(word) = &raw.address else { return };
+        let (shown, told) = (word.scalar.shown(), word.scalar.written.is_none());
+        let known = || Known { host: host.clone(), address: word.place, key: None, shown, told };
+        self.known.entry(host.name.clone()).or_insert_with(known);
+    }
+
+    /// Names of the hosts that a word means: of the one with that name, or of all with that tag.
+    pub fn names(&self, word: &Word, problems: &mut Problems) -> Vec<HostName> {
+        let text = word.scalar.text.as_str();
+        let found: Vec<HostName> = match text.strip_prefix("tag:") {
+            Some(tag) => self.by_tag.get(tag).into_iter().flatten().map(|at| self.named[*at].name.clone()).collect(),
+            None => HostName::new(text).ok().filter(|name| self.known.contains_key(name)).into_iter().collect(),
+        };
+        if found.is_empty() {
+            self.say_unknown(word, "add it under `hosts:`", problems);
+        }
+        found
     }
 
     /// The hosts of a service, each once.
@@ -117,6 +162,9 @@ impl Hosts {
         let mut places: HashMap<HostName, usize> = HashMap::new();
         for reference in &raw.hosts {
             for (place, host) in self.find(reference, problems) {
+                if raw.runtime == RuntimeKind::Remote {
+                    self.know(reference, &host);
+                }
                 match places.get(&host.name) {
                     // One name is one machine to everything that follows.
                     Some(at) if hosts[*at] != host => {
@@ -159,17 +207,18 @@ impl Hosts {
             None => self.by_name.get(text).map_or(&[], std::slice::from_ref),
         };
         if found.is_empty() {
-            self.say_unknown(word, tag.is_some(), problems);
+            self.say_unknown(word, "write `{address: ...}`, or add it under `hosts:`", problems);
         }
         // Cut off here too: the list is not made before it is found too long.
         found.iter().take(self.left + 1).map(|at| self.named[*at].clone()).collect()
     }
 
-    fn say_unknown(&self, word: &Word, tag: bool, problems: &mut Problems) {
+    fn say_unknown(&self, word: &Word, mend: &str, problems: &mut Problems) {
+        let tag = word.scalar.text.starts_with("tag:");
         let message = format!("no host is called `{}`", word.scalar.shown());
         let nothing = if tag { self.told_tags.is_empty() } else { self.named.is_empty() };
         if nothing {
-            problems.add(word.place, message, Some("write `{address: ...}`, or add it under `hosts:`".into()));
+            problems.add(word.place, message, Some(mend.into()));
         } else if tag {
             problems.unknown(word.place, message, &word.scalar, self.told_tags.iter().map(String::as_str));
         } else {

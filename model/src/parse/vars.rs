@@ -23,7 +23,10 @@ fn stays(path: &[&str]) -> bool {
         ["services", _, "build", "run"] => true,
         ["services", _, "deploy", "setup_commands"] => true,
         ["services", _, "deploy", "health", "exec"] => true,
-        ["services" | "hosts", _] | ["services", _, "vars", _, ..] | ["services", _, "deploy", "env", _, ..] => false,
+        ["services" | "hosts", _]
+        | ["mesh", "via" | "endpoints" | "addresses", _]
+        | ["services", _, "vars", _, ..]
+        | ["services", _, "deploy", "env", _, ..] => false,
         [.., key] => key.starts_with("x-"),
         [] => false,
     }
