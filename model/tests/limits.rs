@@ -122,6 +122,7 @@ const CASES: &[Case] = &[
         "",
     ),
     ("services of one host", || times(9000, "hosts: {h: {address: a}}\nservices:\n", |i| format!("  s{i}: {{hosts: h}}\n")), ""),
+    ("dependents of many hosts", dependents_of_many_hosts, "depend on more than 50000 hosts"),
     ("tags multiply", tags_multiply, "more than 10000 hosts"),
     (
         "a long variable",
@@ -156,6 +157,12 @@ fn many_unknown_hosts() -> String {
 fn deep_by_aliases() -> String {
     let inner = format!("x-a: &a {}{}\n", "[".repeat(20), "]".repeat(20));
     format!("{inner}x-b: {}*a{}\n", "[".repeat(20), "]".repeat(20))
+}
+
+fn dependents_of_many_hosts() -> String {
+    let hosts = times(5000, "hosts:\n", |i| format!("  h{i}: {{address: a, tags: x}}\n"));
+    let one = format!("{hosts}services:\n  all: {{hosts: \"tag:x\"}}\n");
+    times(2000, &one, |i| format!("  s{i}: {{hosts: h1, depends_on: all}}\n"))
 }
 
 fn tags_multiply() -> String {

@@ -1,6 +1,6 @@
 //! The mesh of a definition: what is said when little stands there, and what of all that can stand there.
 
-use roadie_model::definition::Definition;
+use roadie_model::definition::{Definition, Peer};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::mesh::{Endpoint, Mesh, NamesMode, Topology};
 use roadie_model::parse::{Inputs, SourceFile, parse};
@@ -147,4 +147,63 @@ fn names_of_hosts_and_services() {
     assert_eq!(mesh.name_of_service(&service).as_deref(), Some("db.mesh.local"));
     mesh.names = NamesMode::None;
     assert_eq!((mesh.name_of(&name("edge")), mesh.name_of_service(&service)), (None, None));
+}
+
+/// What `from` is told of `to`.
+fn told(text: &str, from: &str, to: &str) -> Option<(String, String, Option<u16>)> {
+    let service = |name: &str| ServiceName::new(name).expect("valid");
+    let peer = definition(text).services[&service(from)].peers.get(&service(to)).cloned();
+    peer.map(|Peer { address, addresses, port }| (address, addresses.join(" "), port))
+}
+
+#[test]
+fn services_are_told_where_the_others_are() {
+    let file = |mesh: &str, more: &str| {
+        format!(
+            "{mesh}hosts:\n  b: {{address: 192.0.2.2}}\n  a: {{address: 192.0.2.1}}\n  out: {{address: 192.0.2.3}}\n\
+             services:\n  api: {{hosts: a}}\n  db: {{hosts: [b, a], ports: [5432, 1]}}\n  far: {{hosts: [out, a]}}\n  \
+             here: {{runtime: local}}\n  inline: {{hosts: [{{address: 192.0.2.8}}, {{address: 192.0.2.9}}], ports: 9}}\n\
+             {more}"
+        )
+    };
+    let is = |mesh: &str, from: &str, to: &str, address: &str, all: &str, port: Option<u16>| {
+        let expected = Some((address.to_owned(), all.to_owned(), port));
+        assert_eq!(told(&file(mesh, ""), from, to), expected, "{from} of {to} with {mesh}");
+    };
+    let public = |mesh: &str, from: &str| is(mesh, from, "db", "192.0.2.2", "192.0.2.2 192.0.2.1", Some(5432));
+    let private = |mesh: &str, from: &str| is(mesh, from, "db", "db.mesh.local", "b.mesh.local a.mesh.local", Some(5432));
+    let some = "mesh: {hosts: [a, b]}\n";
+    for (mesh, from) in [("", "api"), ("mesh: {names: none}\n", "api"), (some, "far"), (some, "here"), ("mesh: true\n", "here")] {
+        public(mesh, from);
+    }
+    private("mesh: true\n", "api");
+    private("mesh: true\n", "far");
+    private(some, "api");
+    // Not all of its hosts are in the mesh: its name would not lead to all of it.
+    is(some, "api", "far", "192.0.2.3", "192.0.2.3 192.0.2.1", None);
+    // No host has a name, or one has.
+    is("mesh: true\n", "api", "inline", "inline.mesh.local", "192.0.2.8 192.0.2.9", Some(9));
+    let mixed = file("mesh: true\n", "  mixed: {hosts: [{address: 192.0.2.8}, out]}\n");
+    assert_eq!(told(&mixed, "api", "mixed"), Some(("mixed.mesh.local".into(), "out.mesh.local".into(), None)));
+    // Neither itself, nor what runs here.
+    assert_eq!((told(&file("", ""), "db", "db"), told(&file("", ""), "db", "here")), (None, None));
+}
+
+#[test]
+fn in_a_large_file_services_are_told_of_those_they_depend_on() {
+    let services = |count: usize| {
+        let list: String = (0..count).map(|i| format!("  s{i}: {{hosts: a, depends_on: s{}}}\n", i + 1)).collect();
+        definition(&format!("hosts: {{a: {{address: 192.0.2.1}}}}\nservices:\n{list}  s{count}: {{hosts: a}}\n")).services
+    };
+    let peers = |count: usize| services(count).values().map(|s| s.peers.len()).collect::<Vec<_>>();
+    assert!(peers(222).iter().all(|n| *n == 222));
+    assert_eq!((peers(223).iter().sum::<usize>(), peers(223).iter().max()), (223, Some(&1)));
+}
+
+#[test]
+fn the_example_of_the_reference_parses_as_it_stands() {
+    let reference = include_str!("../../docs/definition.md");
+    let example = reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let expected = ("postgres.mesh.local".to_owned(), "edge-1.mesh.local".to_owned(), Some(5432));
+    assert_eq!(told(example, "api", "postgres"), Some(expected));
 }

@@ -28,8 +28,8 @@ pub fn key(
 ) -> Result<String, PackError> {
     let mut hash = Sha256::new();
     hash.update(format!("roadie-inputs/1\n{}\n{target}\n", env!("CARGO_PKG_VERSION")));
-    // Hosts are no input: the same package goes to all of them.
-    let own = Service { hosts: Vec::new(), peers: BTreeMap::new(), ..service.clone() };
+    // Hosts are no input, nor is where others find them: the same package goes to all of them.
+    let own = Service { hosts: Vec::new(), ports: Vec::new(), peers: BTreeMap::new(), ..service.clone() };
     hash.update(serde_json::to_vec(&own).unwrap_or_default());
     if let Some(toolchain) = toolchain {
         hash.update(format!("\n{:?} {:?} {:?}\n", toolchain.kind, toolchain.tools, toolchain.rustflags));

@@ -64,6 +64,33 @@ async fn two_folders_give_the_same_package() {
     assert_ne!(changed.package.id, ids[0]);
 }
 
+/// Where other services are is known when a template is checked, and is neither in a package nor a reason for another one.
+#[tokio::test]
+async fn where_other_services_are_is_no_input() {
+    let temp = tempfile::tempdir().expect("temp");
+    std::fs::write(temp.path().join("api"), "#!/bin/sh\n").expect("writes");
+    std::fs::write(temp.path().join("c.toml.hbs"), "db = {{toml services.my-db.address}}\n").expect("writes");
+    let text = |mesh: &str, ports: &str, host: &str| {
+        format!(
+            "{mesh}hosts: {{h1: {{address: 192.0.2.1}}, h2: {{address: 192.0.2.2}}}}\nservices:\n  api: {{hosts: h1, depends_on: my-db, \
+             ports: [{ports}], build: {{type: prebuilt, path: api}}, config: c.toml.hbs}}\n  my-db: {{hosts: {host}, ports: [{ports}]}}\n"
+        )
+    };
+    let store = tempfile::tempdir().expect("temp");
+    for by_inputs in [false, true] {
+        let packager = packager(store.path()).by_inputs(by_inputs);
+        let first = pack(&packager, temp.path(), &text("", "", "h1")).await.expect("packs").package;
+        for text in [text("mesh: true\n", "", "h1"), text("", "70", "h2"), text("mesh: {domain: x.y}\n", "71", "[h1, h2]")] {
+            let again = pack(&packager, temp.path(), &text).await.expect("packs");
+            assert!(again.fresh && again.package == first, "{text}");
+        }
+        assert!(!serde_json::to_string(&first.metadata).expect("text").contains("192.0.2"), "{:?}", first.metadata);
+    }
+    std::fs::write(temp.path().join("c.toml.hbs"), "db = {{toml services.mydb.address}}\n").expect("writes");
+    let error = pack(&packager(store.path()), temp.path(), &text("", "", "h1")).await.expect_err("no such service").to_string();
+    assert!(error.contains("`services.mydb.address` is not declared (did you mean `my-db`?)"), "{error}");
+}
+
 /// A folder with a script for a service, a config, a setup and extra files.
 fn scripts(dir: &Path) -> &'static str {
     std::fs::create_dir_all(dir.join("static/sub")).expect("makes");

@@ -9,6 +9,8 @@ use roadie_model::sh;
 use roadie_model::template::{self, Style, TemplateProblem};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Stands for the release id while the id is not known: the id is a digest over texts that name it.
@@ -73,14 +75,15 @@ pub fn render(
         toml::from_str::<toml::Table>(&config).map_err(|e| RenderError::Toml(e.message().to_owned()))?;
     }
     let argv = argv(service, package, root, &context)?;
-    let env = env_file(service)?;
+    let variables = environment(service);
+    let env = env_file(&variables)?;
     let unit = if service.deploy.lifecycle == Lifecycle::Systemd {
         let context = template::unit_context(service, host, facts, &exec_line(&argv)?, RELEASE_PLACEHOLDER);
         fill("systemd.service", &package.unit_template, Style::Unit, &context)?
     } else {
         String::new()
     };
-    let run = run_script(service, root, &argv);
+    let run = run_script(&variables, root, &argv);
     let health = serde_json::to_string(&service.deploy.health).unwrap_or_default();
 
     let id = release_id(&[package.id.as_str(), lifecycle(service), &unit, &config, &env, &run]);
@@ -161,10 +164,25 @@ fn exec_line(argv: &[String]) -> Result<String, RenderError> {
     Ok(argv.iter().map(quoted).collect::<Result<Vec<_>, _>>()?.join(" "))
 }
 
+/// What a service finds in its environment: where the services are that it depends on, and over that what the definition says.
+///
+/// Not of all the others: a service that moves would be a new release of everything in the file.
+fn environment(service: &Service) -> BTreeMap<String, Cow<'_, str>> {
+    let mut all = BTreeMap::new();
+    for (name, peer) in service.depends_on.iter().filter_map(|name| service.peers.get_key_value(name)) {
+        let prefix = format!("ROADIE_{}", name.as_str().to_ascii_uppercase().replace('-', "_"));
+        all.insert(format!("{prefix}_ADDRESS"), Cow::Borrowed(peer.address.as_str()));
+        all.insert(format!("{prefix}_ADDRESSES"), Cow::Owned(peer.addresses.join(" ")));
+        all.extend(peer.port.map(|port| (format!("{prefix}_PORT"), Cow::Owned(port.to_string()))));
+    }
+    all.extend(service.deploy.env.iter().map(|(key, value)| (key.clone(), Cow::Borrowed(value.as_str()))));
+    all
+}
+
 /// The environment in the form of systemd's `EnvironmentFile=`.
-fn env_file(service: &Service) -> Result<String, RenderError> {
+fn env_file(variables: &BTreeMap<String, Cow<'_, str>>) -> Result<String, RenderError> {
     let mut text = String::new();
-    for (key, value) in &service.deploy.env {
+    for (key, value) in variables {
         let quoted = template::env_value(value);
         let quoted = quoted.map_err(|_| RenderError::ControlCharacter { what: format!("deploy.env.{key}") })?;
         let _ = writeln!(text, "{key}={quoted}");
@@ -173,9 +191,9 @@ fn env_file(service: &Service) -> Result<String, RenderError> {
 }
 
 /// What the simple lifecycle starts. With `ROADIE_ENV_ONLY` set it can be sourced for the environment alone.
-fn run_script(service: &Service, root: &str, argv: &[String]) -> String {
+fn run_script(variables: &BTreeMap<String, Cow<'_, str>>, root: &str, argv: &[String]) -> String {
     let mut text = String::from("#!/bin/sh\n");
-    for (key, value) in &service.deploy.env {
+    for (key, value) in variables {
         let _ = writeln!(text, "export {key}={}", sh::quote(value));
     }
     let _ = writeln!(text, "[ -z \"${{ROADIE_ENV_ONLY:-}}\" ] || return 0");

@@ -1,7 +1,7 @@
 //! YAML in, [`Definition`] out, with every mistake named at once.
 //!
 //! Passes over plain data: text to a tree of nodes that know their place (`yaml`, `tree`), the overlay, `${VAR}` (`vars`), then
-//! decoding with collected diagnostics (`file`, `build`, `deploy`, `mesh`) and names resolved (`resolve`, `members`).
+//! decoding with collected diagnostics (`file`, `build`, `deploy`, `mesh`) and names resolved (`resolve`, `members`, `peers`).
 //! Decoders derived by serde stop at the first mistake, which is why these are written by hand. Nothing here touches the disk
 //! or the environment: both come in through [`Inputs`].
 
@@ -14,6 +14,7 @@ mod keys;
 mod members;
 mod mesh;
 mod overlay;
+mod peers;
 mod problems;
 mod resolve;
 mod tree;

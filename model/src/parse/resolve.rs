@@ -4,7 +4,7 @@ use super::decode::Word;
 use super::file::{HostRef, RawFile, RawHost, RawService};
 use super::problems::Problems;
 use super::tree::{Key, Place, printable};
-use super::{graph, members};
+use super::{graph, members, peers};
 use crate::definition::{Definition, Host, RuntimeKind, Service};
 use crate::id::{HostName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +25,7 @@ pub fn resolve(file: RawFile, dir: PathBuf, problems: &mut Problems) -> Definiti
         }
     }
     let mesh = file.mesh.map(|raw| members::resolve(raw, &hosts, &services, &file.names, problems));
+    peers::fill(&mut services, mesh.as_ref(), &file.names, problems);
     let hosts = hosts.known.into_iter().map(|(name, known)| (name, known.host)).collect();
     Definition { dir, services, hosts, mesh }
 }

@@ -179,6 +179,11 @@ impl Checker {
         }
     }
 
+    /// Whether a path begins at the names that roadie gives.
+    fn is_top(&self, path: &Path) -> bool {
+        path.start == Start::Root || (path.start == Start::Name && self.frames.len() == 1)
+    }
+
     fn undeclared(&self, path: &Path, shape: &Shape, key: &str, index: usize) -> TemplateProblem {
         let raw = &path.raw;
         if let Shape::List(_) = shape {
@@ -193,6 +198,8 @@ impl Checker {
             format!("the helper takes a value: `{{{{{raw} x}}}}`")
         } else if let Some(near) = nearest(key, shape.keys()) {
             format!("did you mean `{}`?", near.escape_debug())
+        } else if index == 1 && self.is_top(path) && path.keys[0] == "services" {
+            "the file has no other remote service of that name".to_owned()
         } else if shape.keys().next().is_none() && index > 0 {
             format!("`{}` has no keys", path.keys[..index].join("."))
         } else {

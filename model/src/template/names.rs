@@ -3,7 +3,7 @@
 //! Both stand side by side here, so that one cannot get a name that the other lacks; a test compares them.
 
 use super::{Shape, Style};
-use crate::definition::{Host, Scope, Service};
+use crate::definition::{Host, Peer, Scope, Service};
 use crate::facts::HostFacts;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -29,11 +29,18 @@ pub fn context(service: &Service, host: &Host, facts: &HostFacts) -> Value {
         "env": service.deploy.env,
         "host": { "name": host.name.as_str(), "address": host.address, "tags": host.tags },
         "facts": { "machine": facts.machine, "glibc": facts.glibc, "systemd": facts.systemd, "home": facts.home },
+        "services": services(service),
     });
     if let Value::Object(own) = own {
         map.extend(own);
     }
     Value::Object(map)
+}
+
+/// Where the other services are. Known from the definition alone, so its shape is exact: a port that is not there is null.
+fn services(service: &Service) -> Value {
+    let told = |peer: &Peer| json!({ "address": peer.address, "addresses": peer.addresses, "port": peer.port });
+    service.peers.iter().map(|(name, peer)| (name.to_string(), told(peer))).collect()
 }
 
 /// What a unit may name: the same and its command line, but no environment: everybody can read a unit.
@@ -61,6 +68,7 @@ pub fn declared(service: &Service) -> Shape {
     all.insert("env".into(), Shape::Map(env));
     all.insert("host".into(), Shape::Map(host));
     all.insert("facts".into(), Shape::Map(scalars(&["machine", "glibc", "systemd", "home"])));
+    all.insert("services".into(), Shape::of(&services(service)));
     Shape::Map(all)
 }
 
