@@ -134,8 +134,8 @@ fn network(fields: &Fields<'_>, place: Place, problems: &mut Problems) -> Option
     }
     if network.trunc() != network {
         // What a variable says is not told, neither is what follows from it.
-        let exact = if scalar.written.is_none() { network.trunc() } else { NETWORK };
-        return refuse("has bits set behind its prefix", format!("write it as `{exact}`"));
+        let exact = scalar.written.is_none().then(|| format!("write `{}`", network.trunc()));
+        return refuse("has bits set behind its prefix", exact.unwrap_or_else(|| "write its first address".into()));
     }
     if !PRIVATE.iter().any(|private| private.contains(&network)) {
         let all = PRIVATE.map(|p| p.to_string()).join(", ");
