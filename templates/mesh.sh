@@ -10,6 +10,7 @@
 #   PEERS    NAME PUBLIC-KEY ENDPOINT KEEPALIVE-S ALLOWED,...     (endpoint - for none)
 #   MEMBERS  NAME PUBLIC-KEY IPV4 IPV6                            (all of the network, this host too)
 #   PATHS    NAME BYTES                                           (what the paths were found to carry)
+#   NARROW   NAME IPV4 IPV6 BYTES                                 (who is reached by packets shorter than MTU only)
 #
 # A private key is only ever in its file, in pipes, and in the interface: in no argument, no variable, no output.
 #
@@ -22,6 +23,8 @@ mesh_nl='
 '
 mesh_run=/run/roadie-mesh
 mesh_made=
+# What marks the routes that are ours.
+mesh_proto=157
 
 mesh_has() { command -v "$1" >/dev/null 2>&1; }
 mesh_line() { printf %s "$*" | tr '\n' ' '; }
@@ -179,6 +182,47 @@ mesh_link() {
 $(mesh_address_changes)
 END
   mesh_is_up || mesh_err=$(ip link set dev "$IFACE" up 2>&1) || mesh_die "cannot set the link up: $mesh_err"
+  mesh_narrow
+}
+
+# Hosts behind a narrow path have routes of their own, so that they make nobody else's packets short. IPv6 knows no path of less
+# than 1280 bytes: there the segments of TCP are kept short instead.
+mesh_routes_wanted() { # prints `FAMILY ADDRESS MTU ADVMSS`, - for none
+  while read -r _ mesh_four mesh_fd mesh_size; do
+    [ -n "$mesh_size" ] || continue
+    printf '4 %s %s -\n' "$mesh_four" "$mesh_size"
+    mesh_six || continue
+    if [ "$mesh_size" -lt 1280 ]; then printf '6 %s 1280 %s\n' "$mesh_fd" $((mesh_size - 60))
+    else printf '6 %s %s -\n' "$mesh_fd" "$mesh_size"; fi
+  done <<END
+$NARROW
+END
+}
+mesh_route_changes() { # prints `wrong FAMILY ADDRESS` and `missing FAMILY ADDRESS MTU ADVMSS`
+  {
+    for mesh_word in 4 6; do ip -o -$mesh_word route show dev "$IFACE" proto $mesh_proto 2>/dev/null | sed "s/^/$mesh_word /"; done
+    echo '='
+    mesh_routes_wanted
+  } | awk '
+    $0 == "=" { wanted = 1; next }
+    !wanted { mtu = mss = "-"
+      for (i = 3; i < NF; i++) { if ($i == "mtu") mtu = $(i + 1); if ($i == "advmss") mss = $(i + 1) }
+      there[$1 " " $2] = mtu " " mss; next }
+    { known[$1 " " $2] = 1; if (there[$1 " " $2] != $3 " " $4) print "missing", $0 }
+    END { for (route in there) if (!(route in known) && there[route] != "") print "wrong", route }'
+}
+mesh_narrow() {
+  while read -r mesh_how mesh_word mesh_at mesh_size mesh_mss; do
+    case $mesh_how in
+      wrong) mesh_err=$(ip "-$mesh_word" route del "$mesh_at" dev "$IFACE" proto $mesh_proto 2>&1) ;;
+      missing)
+        set -- dev "$IFACE" proto $mesh_proto mtu "$mesh_size"
+        [ "$mesh_mss" = - ] || set -- "$@" advmss "$mesh_mss"
+        mesh_err=$(ip "-$mesh_word" route replace "$mesh_at" "$@" 2>&1) ;;
+    esac || mesh_die "cannot change the route to $mesh_at: $mesh_err"
+  done <<END
+$(mesh_route_changes)
+END
 }
 
 # Two networks on one host change the same files, so they take turns: the lock is on the folder of all services.
@@ -453,6 +497,14 @@ mesh_check_link() {
   done <<END
 $(mesh_address_changes)
 END
+  while read -r mesh_how _ mesh_word _; do
+    case $mesh_how in
+      wrong) echo "route to $mesh_word is not of this mesh" ;;
+      missing) echo "route to $mesh_word is missing or carries another size" ;;
+    esac
+  done <<END
+$(mesh_route_changes)
+END
   mesh_read "/sys/class/net/$IFACE/mtu"
   [ "$mesh_word" = "$MTU" ] || echo "MTU is $mesh_word, not $MTU"
   mesh_is_up || echo "interface $IFACE is down"
@@ -463,6 +515,7 @@ mesh_data() {
   mesh_peers | sed 's/^/peer /'
   printf '%s\n' "$MEMBERS" | sed -n 's/^\(..*\)/member \1/p'
   printf '%s\n' "$PATHS" | sed -n 's/^\(..*\)/path \1/p'
+  printf '%s\n' "$NARROW" | sed -n 's/^\(..*\)/narrow \1/p'
 }
 
 # ---- in the controller's shell --------------------------------------------------------------------------------------------
@@ -573,9 +626,6 @@ mesh_prune_keys() {
     [ -e "$mesh_file" ] || rm -f "$S/public"
   fi
 }
-mesh_forget() {
-  rm -rf "$S/keys" "$S/public" || { bad failed "cannot delete $S/keys"; return 1; }
-}
 
 # The largest packet that a path carries. The largest that could be goes first and alone; only who does not answer that is asked
 # with all sizes at once, each twice, since one that is lost would be taken for one that is too long.
@@ -625,40 +675,47 @@ mesh_largest() { # ADDRESS -> $mesh_size, or nothing
   )
 }
 
-# Everybody answers through the tunnel, and a packet as long as the interface lets through arrives.
-mesh_verify() { # SECONDS
+# Everybody answers through the mesh, and a packet as long as the way there is said to carry arrives. With COUNT, so many more are
+# sent to tell how many get lost.
+mesh_verify() { # SECONDS [COUNT]
   mesh_data=$(sh "$ROOT/current/run.sh" data 2>&1 </dev/null) || { bad failed "$(mesh_line "$mesh_data")"; return 1; }
+  mesh_count=${2:-}
   uptime_s
   mesh_until=$((up + $1))
   if ! mesh_pings; then mesh_handshakes; return; fi
+  mesh_asked=$(printf '%s\n' "$mesh_data" | awk '
+    $1 == "mtu" { mtu = $2 }
+    $1 == "public" { own = $2 }
+    $1 == "member" && $3 != own { four[++hosts] = $4; fd[hosts] = $5; name[hosts] = $2 }
+    $1 == "narrow" { size[$2] = $5 }
+    END { for (i = 1; i <= hosts; i++) print name[i], four[i], fd[i], (name[i] in size ? size[name[i]] : mtu) }')
   mesh_jobs=
-  while read -r mesh_how mesh_name mesh_key _ _ mesh_four mesh_fd; do
-    case $mesh_how in mtu) mesh_mtu=$mesh_name ;; esac
-    [ "$mesh_how" = peer ] || continue
-    ( mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" ) </dev/null 2>/dev/null 9>&- &
-    mesh_jobs="$mesh_jobs$! $mesh_name $mesh_four $mesh_fd
+  while read -r mesh_name mesh_four mesh_fd mesh_size; do
+    [ -n "$mesh_size" ] || continue
+    ( mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" "$mesh_size" ) </dev/null 2>/dev/null 9>&- &
+    mesh_jobs="$mesh_jobs$! $mesh_name $mesh_four $mesh_fd $mesh_size
 "
   done <<END
-$mesh_data
+$mesh_asked
 END
   mesh_silent=
   mesh_short=
-  while read -r mesh_word mesh_name mesh_four mesh_fd; do
+  while read -r mesh_word mesh_name mesh_four mesh_fd mesh_size; do
     [ -n "$mesh_word" ] || continue
     wait "$mesh_word"
     case $? in
       0) ;;
       1) mesh_silent="$mesh_silent, $mesh_name ($mesh_four)" ;;
       2) mesh_silent="$mesh_silent, $mesh_name ($mesh_fd)" ;;
-      *) mesh_short="$mesh_short, $mesh_name" ;;
+      *) mesh_short="$mesh_short, $mesh_name ($mesh_size)" ;;
     esac
   done <<END
 $mesh_jobs
 END
   [ -n "$mesh_silent$mesh_short" ] || return 0
   mesh_word=
-  [ -z "$mesh_silent" ] || mesh_word="; no answer from ${mesh_silent#, } through the tunnel"
-  [ -z "$mesh_short" ] || mesh_word="$mesh_word; packets of $mesh_mtu bytes do not reach ${mesh_short#, }, small ones do"
+  [ -z "$mesh_silent" ] || mesh_word="; no answer from ${mesh_silent#, } through the mesh"
+  [ -z "$mesh_short" ] || mesh_word="$mesh_word; packets of full length (bytes) do not reach ${mesh_short#, }, small ones do"
   bad mesh "${mesh_word#; }"
 }
 mesh_in_time() { uptime_s && [ "$up" -lt "$mesh_until" ]; }
@@ -669,12 +726,19 @@ mesh_ping() { # ADDRESS OPTIONS... -> $mesh_ms; 1 without an answer
   mesh_ms=${mesh_out##*time=}
   mesh_ms=$(printf %.1f "${mesh_ms%% *}")
 }
-mesh_reach() { # NAME IPV4 IPV6: ends with 1, 2, 3 for who did not answer: the IPv4 address, the other, or long packets
+mesh_count_lost() { # ADDRESS -> $mesh_lost, in a hundred
+  mesh_out=$(ping -n -q -c "$mesh_count" -i 0.05 -W 1 "$1")
+  mesh_lost=${mesh_out%%"%"*}
+  mesh_lost=${mesh_lost##* }
+  mesh_lost=${mesh_lost%%.*}
+}
+mesh_reach() { # NAME IPV4 IPV6 BYTES: ends with 1, 2, 3 for who did not answer: the IPv4 address, the other, or long packets
   mesh_ms4=-
   mesh_ms6=-
   mesh_full=-
+  mesh_lost=100
   while mesh_in_time; do
-    if [ "$mesh_ms4" = - ] && mesh_ping "$2"; then mesh_ms4=$mesh_ms; fi
+    if [ "$mesh_ms4" = - ] && mesh_ping "$2"; then mesh_ms4=$mesh_ms mesh_lost=0; fi
     if [ "$3" != - ] && [ "$mesh_ms6" = - ] && mesh_ping "$3"; then mesh_ms6=$mesh_ms; fi
     if [ "$mesh_ms4" != - ] && { [ "$3" = - ] || [ "$mesh_ms6" != - ]; }; then break; fi
     sleep 0.1
@@ -682,11 +746,12 @@ mesh_reach() { # NAME IPV4 IPV6: ends with 1, 2, 3 for who did not answer: the I
   if [ "$mesh_ms4" != - ]; then
     # Small packets come through: one that does not in three attempts is too long, not late.
     for mesh_word in 1 2 3; do
-      if mesh_ping "$2" -M "do" -s $((mesh_mtu - 28)); then mesh_full=ok; break; fi
+      if mesh_ping "$2" -M "do" -s $(($4 - 28)); then mesh_full=ok; break; fi
       mesh_in_time || break
     done
+    if [ -n "$mesh_count" ]; then mesh_count_lost "$2"; fi
   fi
-  fact "mesh_reach $1 $mesh_ms4 $mesh_ms6 $mesh_full"
+  fact "mesh_reach $1 $mesh_ms4 $mesh_ms6 $mesh_lost $mesh_full"
   [ "$mesh_ms4" != - ] || exit 1
   [ "$3" = - ] || [ "$mesh_ms6" != - ] || exit 2
   [ "$mesh_full" = ok ] || exit 3
