@@ -95,9 +95,11 @@ current_id() { # -> $cur
   cur=${cur##*/}
 }
 # The lifecycle belongs to the release: the way back may lead to another one.
-life_of() { # RELEASE-DIR -> $life
+life_of() { # RELEASE-DIR -> $life, $takes_in: set when it takes a new release in without a restart
   life=$LIFE
+  takes_in=
   if first_line "$1/lifecycle"; then life=$line; fi
+  case $life in *' reload') life=${life% reload} takes_in=1 ;; esac
 }
 proc_start() { # PID -> $started; 1 when there is no such process
   started=
@@ -260,6 +262,7 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
     fact "current $cur"
+    if first_line "$S/meshes/$cur"; then fact "came_with $line"; fi
   fi
   for f in "$S"/records/*; do
     first_line "$f" || continue
@@ -427,6 +430,10 @@ unpack_release() { # RELEASE FROM
   rm -rf "$tmp" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
   err=$(cp -a "$ROOT/releases/$2/." "$tmp/" 2>&1) || { bad failed "cannot copy release $2: $err"; return 1; }
   (cd "$tmp" && rm -f COMPLETE MANIFEST unit config.toml env run.sh health.json lifecycle)
+}
+unpack_nothing() { # RELEASE
+  tmp=$ROOT/releases/.tmp-$1
+  rm -rf "$tmp" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
 }
 # Files rendered for this host. The environment and what starts the service are for root alone.
 write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
@@ -795,7 +802,8 @@ go_back() {
     return 1
   fi
   if [ "$g_to" != "$g_back" ] && [ -e "$S/records/$g_to" ]; then by_guard record "$g_to" failed; fi
-  if [ -z "$AT_BOOT" ]; then by_guard stop || return 1; fi
+  life_of "$ROOT/current"
+  if [ -z "$AT_BOOT" ] && { [ -z "$takes_in" ] || [ "$g_back" = none ]; }; then by_guard stop || return 1; fi
   if [ "$g_back" = none ]; then
     by_guard switch "" && by_guard remove_unit
     return
@@ -816,6 +824,7 @@ by_guard() { # FUNCTION ARGS...
 
 restart() {
   life_of "$ROOT/current"
+  if [ -n "$takes_in" ]; then reload; return; fi
   if [ "$life" = systemd ]; then
     sc reset-failed "$UNIT" 2>/dev/null
     if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
@@ -831,8 +840,14 @@ restart() {
   simple_stop || return 1
   simple_start && tell_invocation
 }
+reload() {
+  if err=$(sc reload-or-restart "$UNIT" 2>&1); then tell_invocation; return; fi
+  why_failed
+  last_words 5
+  return 1
+}
 start() {
-  is_up && { note="was running"; tell_invocation; return 0; }
+  is_up && [ -z "$takes_in" ] && { note="was running"; tell_invocation; return 0; }
   restart
 }
 stop() {
@@ -930,18 +945,22 @@ health_exec() { # COMMAND INTERVAL-TENTHS TIMEOUT-TENTHS GOOD
     ticks=$((ticks + $2 + 1))
   done
 }
-confirm() { # RELEASE INVOCATION TENTHS
+confirm() { # RELEASE INVOCATION TENTHS [MESH: the generation that the same run replaced here]
   current_id
   [ "$cur" = "$1" ] || { bad failed "current is $cur, not $1"; return 1; }
   # Without a name it is the start that this very stage made.
   stable "${2:-$started_as}" "$3" || { [ "$kind" = cancelled ] || last_words 20; return 1; }
+  if [ -n "${4:-}" ]; then
+    mkdir -p "$S/meshes" && put "$S/meshes/$1" 600 "$4
+" || { bad failed "cannot write $S/meshes/$1 (disk full?)"; return 1; }
+  fi
   record "$1" proven && disarm_guard && journal confirmed "$1"
 }
 prune() { # RELEASES...
   current_id
   for id; do
     [ "$id" != "$cur" ] || continue
-    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
+    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/meshes/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
   done
   for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done
   journal pruned "$*"

@@ -256,6 +256,12 @@ pub enum Verb {
         #[command(flatten)]
         rollout: RolloutArgs,
     },
+    /// The private network between the hosts (WireGuard)
+    Mesh {
+        /// What to do there.
+        #[command(subcommand)]
+        verb: MeshVerb,
+    },
     /// Write everything of a host's services (releases, records, journals) to standard output
     Backup {
         /// The host.
@@ -357,6 +363,43 @@ pub enum PackagesVerb {
         /// First digits of its id.
         #[arg(value_name = "ID", value_parser = digits)]
         id: String,
+    },
+}
+
+/// What to do with the mesh.
+#[derive(Debug, Subcommand)]
+pub enum MeshVerb {
+    /// Show each host's addresses, engine and handshakes, and who reaches whom
+    Show,
+    /// Say what apply would do; change nothing
+    Plan {
+        /// Exit with 3 when changes are pending
+        #[arg(long)]
+        detailed_exitcode: bool,
+    },
+    /// Bring all hosts to what the definition wants (deploy of everything does so first)
+    Apply {
+        /// Leave out hosts that cannot be reached, instead of changing none
+        #[arg(long)]
+        skip_unreachable: bool,
+    },
+    /// Give hosts new keys
+    Rotate {
+        /// Which hosts.
+        #[arg(required = true, value_name = "HOST")]
+        names: Vec<String>,
+    },
+    /// Make all others forget hosts, then take the mesh off them
+    Remove {
+        /// Which hosts.
+        #[arg(required = true, value_name = "HOST")]
+        names: Vec<String>,
+    },
+    /// Return all hosts to an earlier mesh that was proven
+    Rollback {
+        /// First digits of its generation [default: the one before the current one]
+        #[arg(long, value_name = "GENERATION", value_parser = digits)]
+        to: Option<String>,
     },
 }
 

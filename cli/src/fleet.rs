@@ -1,14 +1,16 @@
 //! The verbs that talk to hosts.
 
-use crate::args::{Global, Named, Verb};
+use crate::args::{Global, MeshVerb, Named, Verb};
 use crate::backup;
+use crate::mesh;
 use crate::out::{self, Fatal};
 use crate::packages::{self, ago};
 use crate::project::{self, Environment};
 use crate::report::{self, Reporter};
 use crate::saved;
 use roadie_deployer::{
-    Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, Options, Rollout, SshConnector, TaskReport, Verb as Work,
+    Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, MeshReport, MeshWork, Options, Rollout, SshConnector,
+    TaskReport, Verb as Work,
 };
 use roadie_model::definition::{Definition, Host, Service};
 use roadie_model::event::EventKind;
@@ -19,7 +21,7 @@ use roadie_model::package::Package;
 use roadie_model::plan::HostPlan;
 use roadie_packager::Store;
 use roadie_planner::SavedPlan;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +29,13 @@ use std::time::Duration;
 /// A verb that needs the definition and its hosts.
 pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
     let definition = project::load(global)?;
+    if matches!(verb, Verb::Mesh { .. }) {
+        let fleet = Fleet::open(&verb, global)?;
+        let Verb::Mesh { verb } = &verb else { return Ok(0) };
+        let code = mesh::run(&fleet, &definition, verb).await;
+        fleet.close().await;
+        return code;
+    }
     let named = match &verb {
         Verb::Plan { named, .. }
         | Verb::Deploy { named, .. }
@@ -48,21 +57,19 @@ pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
     if targets.is_empty() {
         return Err(Fatal::usage("nothing is chosen").hint("no chosen service has one of the chosen hosts"));
     }
-    let environment = Environment::read()?;
-    let connector = Arc::new(SshConnector {
-        home: environment.home.clone(),
-        user: environment.user.clone(),
-        agent: environment.agent.clone(),
-        accept_new_host_keys: global.accept_new_host_keys,
-    });
-    let rollout = match &verb {
-        Verb::Deploy { rollout, .. } | Verb::Rollback { rollout, .. } => rollout.policy(),
-        _ => Rollout::default(),
-    };
-    let fleet = Fleet::new(global.clone(), rollout, environment, connector);
+    let fleet = Fleet::open(&verb, global)?;
     let code = fleet.run(verb, &definition, targets).await;
     fleet.close().await;
     code
+}
+
+/// How services are deployed.
+struct How {
+    skip_health: bool,
+    /// Only if it comes to this.
+    saved: Option<Arc<SavedPlan>>,
+    /// What the same run did to the mesh.
+    mesh: Option<MeshReport>,
 }
 
 /// A controller with its reporter.
@@ -76,6 +83,25 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// For hosts over ssh, as the environment and the verb say.
+    fn open(verb: &Verb, global: &Global) -> Result<Self, Fatal> {
+        let environment = Environment::read()?;
+        let connector = Arc::new(SshConnector {
+            home: environment.home.clone(),
+            user: environment.user.clone(),
+            agent: environment.agent.clone(),
+            accept_new_host_keys: global.accept_new_host_keys,
+        });
+        let rollout = match verb {
+            Verb::Deploy { rollout, .. } | Verb::Rollback { rollout, .. } => rollout.policy(),
+            Verb::Mesh { verb: MeshVerb::Apply { skip_unreachable } } => {
+                Rollout { skip_unreachable: *skip_unreachable, ..Rollout::default() }
+            }
+            _ => Rollout::default(),
+        };
+        Ok(Self::new(global.clone(), rollout, environment, connector))
+    }
+
     /// Tells events as `global` says, and stops on Ctrl-C and SIGTERM.
     pub fn new(global: Global, rollout: Rollout, environment: Environment, connector: Arc<dyn Connector>) -> Self {
         let reporter = Arc::new(Reporter::new(global.json));
@@ -109,6 +135,11 @@ impl Fleet {
         self.controller.close().await;
     }
 
+    /// Does `work` for the mesh of `definition`.
+    pub async fn mesh(&self, definition: &Definition, work: &MeshWork) -> MeshReport {
+        self.controller.mesh(definition, work).await
+    }
+
     /// Forgets an interruption: what comes now is the cleaning up after it.
     pub fn calm(&self) {
         self.cancel.reset();
@@ -117,21 +148,38 @@ impl Fleet {
     /// Does one verb.
     pub async fn run(&self, verb: Verb, definition: &Definition, targets: Vec<(Service, Vec<Host>)>) -> Result<u8, Fatal> {
         match verb {
-            Verb::Deploy { dry_run: true, package, .. } => self.plan(definition, &targets, package.as_deref(), false, None).await,
-            Verb::Plan { detailed_exitcode, package, out, .. } => {
-                self.plan(definition, &targets, package.as_deref(), detailed_exitcode, out.as_deref()).await
+            Verb::Deploy { dry_run: true, package, named, .. } => {
+                self.plan(definition, &targets, &named, package.as_deref(), false, None).await
+            }
+            Verb::Plan { detailed_exitcode, package, out, named } => {
+                self.plan(definition, &targets, &named, package.as_deref(), detailed_exitcode, out.as_deref()).await
             }
             Verb::Deploy { skip_health_check, plan: Some(file), .. } => {
                 let saved = saved::read(&file)?;
                 let targets = saved::targets(&saved, &targets, &file)?;
                 let packages = saved::packages(&saved, packages::packager(&self.environment)?.store())?;
-                self.deploy(definition, &targets, &packages, skip_health_check, Some(Arc::new(saved))).await
+                self.deploy(
+                    definition,
+                    &targets,
+                    &packages,
+                    How { skip_health: skip_health_check, saved: Some(Arc::new(saved)), mesh: None },
+                )
+                .await
             }
-            Verb::Deploy { skip_health_check, package, .. } => {
+            Verb::Deploy { skip_health_check, package, named, .. } => {
                 let packages = self.packages(definition, &targets, package.as_deref()).await?;
-                self.deploy(definition, &targets, &packages, skip_health_check, None).await
+                let mesh = match self.mesh_first(definition, &named).await {
+                    Ok(mesh) => mesh,
+                    Err(code) => return Ok(code),
+                };
+                self.deploy(definition, &targets, &packages, How { skip_health: skip_health_check, saved: None, mesh }).await
             }
-            Verb::Rollback { to, .. } => self.change(definition, &targets, |_| Work::Rollback { to: to.clone() }).await,
+            Verb::Rollback { to, .. } => {
+                if let Some(code) = self.mesh_back(definition, &targets, to.as_deref()).await {
+                    return Ok(code);
+                }
+                self.change(definition, &targets, |_| Work::Rollback { to: to.clone() }).await
+            }
             Verb::Start(_) => self.change(definition, &targets, |_| Work::Start).await,
             Verb::Stop(_) => self.change(definition, &targets, |_| Work::Stop).await,
             Verb::Restart(_) => self.change(definition, &targets, |_| Work::Restart).await,
@@ -149,6 +197,59 @@ impl Fleet {
             Verb::Restore { .. } => backup::restore(&self.controller, &targets).await,
             Verb::Exec { command } => self.exec(&targets, &command).await,
             _ => Err(Fatal::usage("this verb does not work on hosts")),
+        }
+    }
+
+    /// Whether no service and no host was chosen.
+    fn is_everything(&self, named: &Named) -> bool {
+        self.global.hosts.is_empty() && self.global.services.is_empty() && named.names.is_empty()
+    }
+
+    /// A deploy of everything begins with the mesh: services find each other through it. `Err`: it failed, with this code.
+    async fn mesh_first(&self, definition: &Definition, named: &Named) -> Result<Option<MeshReport>, u8> {
+        if definition.mesh.is_none() || !self.is_everything(named) {
+            return Ok(None);
+        }
+        let report = self.mesh(definition, &MeshWork::Apply).await;
+        let missing = |r: &TaskReport| self.controller.may_be_missing(&r.report);
+        if report.reports.iter().all(|r| r.report.outcome == Outcome::Done || missing(r)) {
+            mesh::in_short(&report, self.global.json);
+            return Ok(Some(report));
+        }
+        Err(mesh::tell(&report, &MeshWork::Apply, self.global.json).exit_code())
+    }
+
+    /// Services that came together with a change of the mesh go back together with it. `Some`: that failed, with this code.
+    ///
+    /// Only where they go back to what they replaced (`to` is not given) and all of them say the same.
+    async fn mesh_back(&self, definition: &Definition, targets: &[(Service, Vec<Host>)], to: Option<&str>) -> Option<u8> {
+        if definition.mesh.is_none() || to.is_some() {
+            return None;
+        }
+        let reports = self.controller.run(self.waves(definition, targets, |_| Work::Status)).await;
+        let came_with: BTreeSet<String> = reports.iter().filter_map(|r| facts(r)?.came_with).collect();
+        let mut generations = came_with.into_iter();
+        let (Some(generation), None) = (generations.next(), generations.next()) else { return None };
+        let work = MeshWork::Rollback(Some(generation));
+        let report = self.mesh(definition, &work).await;
+        if report.outcome() == Outcome::Done {
+            mesh::in_short(&report, self.global.json);
+            return None;
+        }
+        Some(mesh::tell(&report, &work, self.global.json).exit_code())
+    }
+
+    /// A mesh that was changed for services of which none stayed goes back with them.
+    async fn mesh_back_after(&self, definition: &Definition, changed: &MeshReport, reports: &[TaskReport]) {
+        let back = reports.iter().any(|r| r.report.outcome == Outcome::RolledBack);
+        let new = reports.iter().any(|r| r.report.outcome == Outcome::Done && !r.report.summary.starts_with("nothing to do"));
+        let generations: BTreeSet<&String> = changed.replaced.values().collect();
+        let (true, false, Some(generation)) = (back, new, generations.first()) else { return };
+        let report = self.mesh(definition, &MeshWork::Rollback(Some((*generation).clone()))).await;
+        if report.outcome() == Outcome::Done {
+            out::note(&format!("the mesh went back to generation {generation}, as it was before this deploy"));
+        } else {
+            mesh::tell(&report, &MeshWork::Rollback(None), self.global.json);
         }
     }
 
@@ -209,11 +310,22 @@ impl Fleet {
         targets: &[(Service, Vec<Host>)],
         work: impl Fn(&ServiceName) -> Work,
     ) -> Result<u8, Fatal> {
+        Ok(self.changed(definition, targets, work).await.1)
+    }
+
+    /// The same, with what each host said.
+    async fn changed(
+        &self,
+        definition: &Definition,
+        targets: &[(Service, Vec<Host>)],
+        work: impl Fn(&ServiceName) -> Work,
+    ) -> (Vec<TaskReport>, u8) {
         let waves = self.waves(definition, targets, &work);
         let changes = waves.iter().flatten().any(|g| g.verb.changes_release());
         let reports = self.controller.run(waves).await;
         self.remember(&reports);
-        Ok(report::summary(&reports, changes, self.global.json).exit_code())
+        let code = report::summary(&reports, changes, self.global.json).exit_code();
+        (reports, code)
     }
 
     /// Keeps what hosts run now in the store: they may need it again.
@@ -234,31 +346,44 @@ impl Fleet {
         definition: &Definition,
         targets: &[(Service, Vec<Host>)],
         packages: &BTreeMap<ServiceName, Vec<Package>>,
-        skip_health: bool,
-        saved: Option<Arc<SavedPlan>>,
+        how: How,
     ) -> Result<u8, Fatal> {
         // Nobody deletes them from the store while they are on their way.
         let store = Store::open(&self.environment.store).map_err(|e| packages::store_error(&e))?;
         let _leases: Vec<_> = packages.values().flatten().filter_map(|p| store.lease(&p.id)).collect();
         let work = |s: &ServiceName| Work::Deploy {
             packages: packages.get(s).cloned().unwrap_or_default(),
-            skip_health,
-            saved: saved.clone(),
+            skip_health: how.skip_health,
+            saved: how.saved.clone(),
         };
-        self.change(definition, targets, work).await
+        let (reports, code) = self.changed(definition, targets, work).await;
+        if let Some(mesh) = &how.mesh {
+            self.mesh_back_after(definition, mesh, &reports).await;
+        }
+        Ok(code)
     }
 
     async fn plan(
         &self,
         definition: &Definition,
         targets: &[(Service, Vec<Host>)],
+        named: &Named,
         package: Option<&str>,
         detailed: bool,
         keep: Option<&Path>,
     ) -> Result<u8, Fatal> {
         let packages = self.packages(definition, targets, package).await?;
+        let mesh = match self.is_everything(named) {
+            true => self.mesh(definition, &MeshWork::Plan).await,
+            false => MeshReport::default(),
+        };
+        if keep.is_some() && mesh.outcome() == Outcome::ChangesPending {
+            return Err(Fatal::failed("the mesh has changes pending, and a kept plan holds services only")
+                .hint("`roadie mesh apply` first, then plan again"));
+        }
         let work = |s: &ServiceName| Work::Plan { packages: packages.get(s).cloned().unwrap_or_default() };
-        let reports = self.controller.run(self.waves(definition, targets, work)).await;
+        let mut reports = mesh.reports;
+        reports.extend(self.controller.run(self.waves(definition, targets, work)).await);
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !self.global.json {
             plans.iter().for_each(print_plan);
@@ -271,7 +396,8 @@ impl Fleet {
             return Ok(outcome.exit_code());
         }
         if let Some(file) = keep {
-            saved::write(file, &plans)?;
+            let services: Vec<HostPlan> = plans.into_iter().filter(|p| definition.services.contains_key(&p.service)).collect();
+            saved::write(file, &services)?;
         }
         Ok(if outcome == Outcome::ChangesPending && !detailed { 0 } else { outcome.exit_code() })
     }
@@ -293,18 +419,9 @@ impl Fleet {
     }
 
     fn ask_to_remove(&self, targets: &[(Service, Vec<Host>)]) -> Result<(), Fatal> {
-        if self.global.yes {
-            return Ok(());
-        }
         let what: Vec<String> =
             targets.iter().flat_map(|(s, hosts)| hosts.iter().map(move |h| format!("{}@{}", s.name, h.name))).collect();
-        if !out::is_terminal() || !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-            return Err(Fatal::usage("removing services needs a yes").hint("say it with --yes"));
-        }
-        out::note(&format!("This removes {} with all releases. Type yes to go on:", what.join(", ")));
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Fatal::usage("not removed")) }
+        out::confirm(self.global.yes, &format!("This removes {} with all releases", what.join(", ")))
     }
 
     async fn logs(&self, targets: Vec<(Service, Vec<Host>)>, query: LogQuery) -> Result<u8, Fatal> {

@@ -6,6 +6,7 @@ mod backup;
 mod demo;
 mod doctor;
 mod fleet;
+mod mesh;
 mod out;
 mod packages;
 mod project;

@@ -42,6 +42,23 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
+/// Asks for a yes, which `--yes` says beforehand.
+///
+/// # Errors
+/// The answer was another, or nobody is there to give one.
+pub fn confirm(yes: bool, what: &str) -> Result<(), Fatal> {
+    if yes {
+        return Ok(());
+    }
+    if !is_terminal() || !std::io::stdin().is_terminal() {
+        return Err(Fatal::usage(format!("{what}: that needs a yes")).hint("say it with --yes"));
+    }
+    note(&format!("{what}. Type yes to go on:"));
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Fatal::usage("nothing was done")) }
+}
+
 /// What ends the program with a message: class, sentence, causes, advice.
 #[derive(Debug)]
 pub struct Fatal {

@@ -19,7 +19,7 @@ pub async fn backup(
     host: &Host,
     sink: &mut (dyn AsyncWrite + Send + Unpin),
 ) -> Result<u64, Failure> {
-    let task = Task { controller, service, host };
+    let task = Task { controller, service, host, meeting: None };
     let session = controller.session(host).await?;
     let (mut shell, facts) = task.observe(&session, true, &LookFor::default()).await?;
     let refusal = match (&facts.current, &facts.guard) {
@@ -57,7 +57,7 @@ pub async fn restore(
     archive: &Path,
     sha256: &str,
 ) -> Result<(), Failure> {
-    let task = Task { controller, service, host };
+    let task = Task { controller, service, host, meeting: None };
     let session = controller.session(host).await?;
     let (mut shell, facts) = task.observe(&session, true, &LookFor::default()).await?;
     if facts.current.is_some() || !facts.releases.is_empty() {

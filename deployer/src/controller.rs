@@ -4,11 +4,13 @@ use crate::backup;
 use crate::connect::Connector;
 use crate::failure::Failure;
 use crate::logs::{self, ExecResult, LogQuery, LogSink};
+use crate::mesh::{self, MeshReport, MeshWork};
 use crate::request::{Group, TaskReport};
 use crate::rollout;
-use roadie_model::definition::{Host, OnFailure, Service, Strategy};
-use roadie_model::event::{Event, EventKind};
+use roadie_model::definition::{Definition, Host, OnFailure, Service, Strategy};
+use roadie_model::event::{Event, EventKind, HostReport};
 use roadie_model::id::{HostName, ServiceName};
+use roadie_model::outcome::Outcome;
 use roadie_transport::Session;
 use std::collections::HashMap;
 use std::path::Path;
@@ -96,6 +98,8 @@ pub struct Controller {
     events: EventSink,
     pub(crate) cancel: Cancel,
     sessions: Mutex<HashMap<HostName, Slot>>,
+    /// Generations of the mesh that this run replaced.
+    replaced: Mutex<HashMap<HostName, String>>,
     pub(crate) permits: Semaphore,
 }
 
@@ -103,7 +107,7 @@ impl Controller {
     /// A controller without open connections.
     pub fn new(connector: Arc<dyn Connector>, options: Options, events: EventSink, cancel: Cancel) -> Self {
         let permits = Semaphore::new(options.max_concurrent.max(1));
-        Self { connector, options, events, cancel, sessions: Mutex::default(), permits }
+        Self { connector, options, events, cancel, sessions: Mutex::default(), replaced: Mutex::default(), permits }
     }
 
     /// Works through the waves in order and tells how each service ended on each host, in the order given.
@@ -111,6 +115,24 @@ impl Controller {
     /// Groups of a wave are worked on side by side. A group whose dependencies failed is not begun.
     pub async fn run(&self, waves: Vec<Vec<Group>>) -> Vec<TaskReport> {
         rollout::run(self, waves).await
+    }
+
+    /// Whether this failure is one that `skip_unreachable` leaves out.
+    pub fn may_be_missing(&self, report: &HostReport) -> bool {
+        self.options.rollout.skip_unreachable && report.outcome == Outcome::Unreachable
+    }
+
+    /// Does `work` for the mesh of `definition`; nothing without one.
+    pub async fn mesh(&self, definition: &Definition, work: &MeshWork) -> MeshReport {
+        let report = mesh::run(self, definition, work).await;
+        *self.replaced.lock().unwrap_or_else(PoisonError::into_inner) =
+            report.replaced.iter().map(|(host, generation)| (host.clone(), generation.clone())).collect();
+        report
+    }
+
+    /// The generation of its mesh that this run replaced on `host`.
+    pub(crate) fn replaced_mesh(&self, host: &HostName) -> Option<String> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
     }
 
     /// Streams log lines to `sink` until there are no more, or for ever with `follow` until cancelled. Gives an error per
@@ -168,6 +190,17 @@ impl Controller {
     pub(crate) async fn session(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
         let slot = self.slots().entry(host.name.clone()).or_default().clone();
         slot.get_or_init(|| async { self.connector.connect(host).await.map_err(Failure::transport) }).await.clone()
+    }
+
+    /// Opens another connection to `host` and closes it again: whether it still lets us in.
+    pub(crate) async fn knock(&self, host: &Host) -> Result<(), Failure> {
+        let session = self.connector.connect(host).await.map_err(|error| {
+            let failure = Failure::transport(error);
+            let causes = std::iter::once(failure.problem.clone()).chain(failure.causes).collect();
+            Failure { causes, ..Failure::new(Outcome::FailedUnchanged, "the host does not let us in any more") }
+        })?;
+        session.close().await;
+        Ok(())
     }
 
     /// A new session to `host` after contact was lost.

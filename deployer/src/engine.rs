@@ -2,6 +2,7 @@
 
 use crate::controller::Controller;
 use crate::failure::Failure;
+use crate::mesh::Meeting;
 use crate::observe::Observation;
 use crate::request::{TaskReport, Verb};
 use crate::run::{Run, RunEnd};
@@ -25,7 +26,7 @@ use tokio::task::JoinHandle;
 /// Pause between two looks at a lock that another run holds.
 pub const LOCK_POLL: Duration = Duration::from_secs(1);
 
-fn millis(since: Instant) -> u64 {
+pub fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -34,6 +35,8 @@ pub struct Task<'a> {
     pub controller: &'a Controller,
     pub service: &'a Service,
     pub host: &'a Host,
+    /// Where hosts whose changes belong together wait for each other.
+    pub meeting: Option<&'a Meeting>,
 }
 
 impl Task<'_> {
@@ -78,6 +81,15 @@ pub struct LookFor {
     files: BTreeSet<String>,
     /// Whether the texts of the current release are read.
     texts: bool,
+    /// Interface and port of the mesh, when it is looked at.
+    mesh: Option<(String, u16)>,
+}
+
+impl LookFor {
+    /// The mesh on this interface and port.
+    pub fn mesh(interface: &str, port: u16) -> Self {
+        Self { mesh: Some((interface.to_owned(), port)), ..Self::default() }
+    }
 }
 
 /// A locked host with its plan. Its shell is told now and then that we are there.
@@ -99,15 +111,39 @@ impl Held {
 }
 
 /// A shell in the hands of a task that sends its beats.
-struct HeldShell {
+pub struct HeldShell(Option<Beating>);
+
+struct Beating {
     stop: oneshot::Sender<()>,
-    beating: JoinHandle<Result<HostShell, Failure>>,
+    task: JoinHandle<Result<HostShell, Failure>>,
 }
 
 impl HeldShell {
-    fn hold(mut shell: HostShell) -> Self {
+    /// Sends beats until it is taken.
+    pub fn hold(shell: HostShell) -> Self {
+        let mut held = Self(None);
+        held.give_back(shell);
+        held
+    }
+
+    /// The shell, when it is still there.
+    pub async fn take(mut self) -> Result<HostShell, Failure> {
+        self.borrow().await
+    }
+
+    /// The shell for a while: nobody sends its beats until [`HeldShell::give_back`].
+    pub async fn borrow(&mut self) -> Result<HostShell, Failure> {
+        let Some(Beating { stop, task }) = self.0.take() else {
+            return Err(Failure::new(Outcome::Bug, "the shell was taken before"));
+        };
+        let _ = stop.send(());
+        task.await.unwrap_or_else(|e| Err(Failure::new(Outcome::Bug, e.to_string())))
+    }
+
+    /// Ends a [`HeldShell::borrow`].
+    pub fn give_back(&mut self, mut shell: HostShell) {
         let (stop, mut stopped) = oneshot::channel();
-        let beating = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = &mut stopped => return Ok(shell),
@@ -115,12 +151,7 @@ impl HeldShell {
                 }
             }
         });
-        Self { stop, beating }
-    }
-
-    async fn take(self) -> Result<HostShell, Failure> {
-        let _ = self.stop.send(());
-        self.beating.await.unwrap_or_else(|e| Err(Failure::new(Outcome::Bug, e.to_string())))
+        self.0 = Some(Beating { stop, task });
     }
 }
 
@@ -150,7 +181,7 @@ impl Default for How {
 /// Connects, locks (if `verb` changes anything), observes and plans.
 pub async fn prepare(controller: &Controller, service: &Service, host: &Host, verb: &Verb, how: How) -> Prepared {
     let began = Instant::now();
-    let task = Task { controller, service, host };
+    let task = Task { controller, service, host, meeting: None };
     match task.prepare(verb, began, how).await {
         Prepared::Held(held) if !how.keep => {
             held.let_go().await;
@@ -168,7 +199,7 @@ pub async fn proceed(
     verb: &Verb,
     prepared: Prepared,
 ) -> (TaskReport, Before) {
-    let task = Task { controller, service, host };
+    let task = Task { controller, service, host, meeting: None };
     let prepared = match prepared {
         Prepared::LetGo => task.prepare(verb, Instant::now(), How { again: true, ..How::default() }).await,
         other => other,
@@ -270,7 +301,7 @@ impl Task<'_> {
     }
 
     /// Observes; when another run holds the lock, again until it is free or [`crate::Options::lock_wait`] is over.
-    async fn observe_when_free(
+    pub async fn observe_when_free(
         &self,
         session: &Arc<dyn Session>,
         lock: bool,
@@ -317,6 +348,10 @@ impl Task<'_> {
             stage.call("observe", &words);
             if look_for.texts {
                 stage.call("texts", &[]);
+            }
+            if let Some((interface, port)) = &look_for.mesh {
+                stage.call("eval", &[planner::MESH_SCRIPT]);
+                stage.call("mesh_observe", &[interface, &port.to_string()]);
             }
             shell.send(&stage).await?;
             let mut observation = Observation::default();
@@ -371,7 +406,7 @@ impl Task<'_> {
             let requires = &p.metadata.requires;
             requires.interpreter.iter().chain(&requires.sonames).cloned()
         });
-        LookFor { port, files: needed.collect(), texts: matches!(verb, Verb::Plan { .. }) }
+        LookFor { port, files: needed.collect(), texts: matches!(verb, Verb::Plan { .. }), mesh: None }
     }
 
     /// A plan that was kept is carried out as it is, or not at all.
@@ -399,7 +434,7 @@ impl Task<'_> {
         };
         let mut run = Run::new(self, session.clone(), shell, &plan, package);
         let end = run.run().await;
-        let mut report = self.end_report(verb, &plan, &end);
+        let mut report = self.end_report(self.done_sentence(verb, &plan), &plan, &end);
         report.last_output = run.take_last_output();
         report.sent_bytes = run.sent_bytes();
         run.close().await;
@@ -414,12 +449,13 @@ impl Task<'_> {
         (report, before)
     }
 
-    fn end_report(&self, verb: &Verb, plan: &HostPlan, end: &RunEnd) -> HostReport {
+    /// How a run ended, for people; `done` is what is said when all went well.
+    pub fn end_report(&self, done: String, plan: &HostPlan, end: &RunEnd) -> HostReport {
         let new = plan.release.as_ref().map(|r| r.short().to_owned());
         let old = current(&plan.assumes);
         match end {
             RunEnd::Completed { warning } => {
-                let mut report = HostReport { current: new, ..report(Outcome::Done, self.done_sentence(verb, plan)) };
+                let mut report = HostReport { current: new, ..report(Outcome::Done, done) };
                 report.causes.extend(warning.clone());
                 report
             }

@@ -184,7 +184,7 @@ async fn read(
 /// The whole id of a release whose first digits are given: journald matches whole values only.
 async fn full_release(controller: &Controller, source: &Source<'_>, prefix: &str) -> Result<String, Failure> {
     let session = controller.session(source.host).await?;
-    let task = Task { controller, service: source.service, host: source.host };
+    let task = Task { controller, service: source.service, host: source.host, meeting: None };
     let (shell, facts) = task.observe(&session, false, &LookFor::default()).await?;
     shell.close().await;
     let found: Vec<_> = facts.releases.iter().filter(|r| r.id.as_str().starts_with(prefix)).collect();

@@ -1,5 +1,6 @@
 //! From `fact` lines to [`HostFacts`]: total, so that a strange host gives missing facts and never a panic.
 
+use crate::mesh::facts as mesh;
 use base64::Engine as _;
 use roadie_model::facts::{GuardFacts, HostFacts, Listener, ReleaseFacts, ReleaseState, ServiceState, Settled};
 use roadie_model::id::{PackageId, ReleaseId};
@@ -50,6 +51,7 @@ impl Observation {
                 let (number, tag) = value.split_once(' ').unwrap_or((value, ""));
                 (facts.epoch, facts.epoch_tag) = (number.parse().unwrap_or(0), tag.to_owned());
             }
+            "came_with" => facts.came_with = Some(value.to_owned()),
             "current" => facts.current = ReleaseId::new(value).ok(),
             "text" => {
                 let (name, value) = value.split_once(' ').unwrap_or((value, ""));
@@ -69,7 +71,11 @@ impl Observation {
             "unit_state" => self.unit_state(value),
             "uptime" => self.unit.uptime_s = value.parse().unwrap_or(0.0),
             "simple_state" => self.simple_state(value),
-            _ => {}
+            _ => {
+                if let Some(key) = key.strip_prefix("mesh_") {
+                    mesh::add(facts.mesh.get_or_insert_default(), key, value);
+                }
+            }
         }
     }
 

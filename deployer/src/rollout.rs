@@ -39,9 +39,8 @@ pub async fn run(controller: &Controller, waves: Vec<Vec<Group>>) -> Vec<TaskRep
     reports
 }
 
-/// Whether this failure is one that `--skip-unreachable` leaves out.
 fn skipped(controller: &Controller, task: &TaskReport) -> bool {
-    controller.options.rollout.skip_unreachable && task.report.outcome == Outcome::Unreachable
+    controller.may_be_missing(&task.report)
 }
 
 // ---- before the first change ---------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 use crate::engine::{LookFor, PlannedPackage, Task};
 use crate::failure::Failure;
 use crate::health;
+use crate::mesh::{Meeting, patiently};
 use crate::shell::{Frame, HostShell, Stage, one_shot};
 use bytes::Bytes;
-use roadie_model::definition::{Health, Lifecycle, Probe};
+use roadie_model::definition::{Health, Probe};
 use roadie_model::event::EventKind;
 use roadie_model::outcome::Outcome;
 use roadie_model::plan::{Action, HostPlan, Source, Stage as PlanStage, Step, StepId, Undo};
@@ -80,6 +81,7 @@ pub struct Run<'a> {
     invocation: String,
     last_output: Vec<String>,
     sent_bytes: u64,
+    heard: Vec<(String, String)>,
 }
 
 impl<'a> Run<'a> {
@@ -105,6 +107,7 @@ impl<'a> Run<'a> {
             invocation,
             last_output: Vec::new(),
             sent_bytes: 0,
+            heard: Vec::new(),
         }
     }
 
@@ -116,6 +119,11 @@ impl<'a> Run<'a> {
     /// The last lines that the failed step printed.
     pub fn take_last_output(&mut self) -> Vec<String> {
         std::mem::take(&mut self.last_output)
+    }
+
+    /// Facts that its steps told.
+    pub fn take_heard(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.heard)
     }
 
     /// Leaves the host; the lock is free.
@@ -160,17 +168,21 @@ impl<'a> Run<'a> {
     /// Steps that the controller itself does.
     fn is_ours(&self, action: &Action) -> bool {
         match action {
-            Action::Upload { .. } => true,
+            Action::Upload { .. } | Action::AwaitPeers | Action::CheckPeers { .. } => true,
             Action::CheckHealth { health } => health::is_remote(&health.probe),
             _ => false,
         }
     }
 
     async fn do_ours(&mut self, step: &Step) -> Result<(), StepFailure> {
+        if let Action::CheckPeers { .. } = &step.action {
+            return self.check_peers(step).await;
+        }
         self.begin(step.id);
         let result = match &step.action {
             Action::Upload { bytes, .. } => self.upload(step.id, *bytes).await,
             Action::CheckHealth { health } => self.check(step.id, health).await,
+            Action::AwaitPeers => self.meet(Meeting::first_applied).await,
             _ => Ok(()),
         };
         match result {
@@ -222,6 +234,42 @@ impl<'a> Run<'a> {
         self.shell.send(&stage).await?;
         self.read_frames().await.map_err(|f| f.failure)?;
         Err(failure)
+    }
+
+    /// Waits at the meeting of the hosts that are changed together, if there is one.
+    async fn meet<W>(&mut self, waiting: impl FnOnce(&'a Meeting) -> W) -> Result<(), Failure>
+    where
+        W: Future<Output = Result<(), String>>,
+    {
+        let Some(meeting) = self.task.meeting else { return Ok(()) };
+        let cancel = self.task.controller.cancel.clone();
+        tokio::select! {
+            result = patiently(waiting(meeting)) => result,
+            failure = self.shell.beats() => Err(failure),
+            () = cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while waiting for the other hosts")),
+        }
+    }
+
+    /// When the change is in force on all hosts: each asks its peers, and lets us in anew. None confirms before all can.
+    async fn check_peers(&mut self, step: &Step) -> Result<(), StepFailure> {
+        let (task, id) = (self.task, step.id);
+        let failed = |failure: Failure| {
+            task.emit(EventKind::StepFailed { step: id, reason: failure.problem.clone() });
+            StepFailure { id, failure }
+        };
+        if let Some(meeting) = task.meeting {
+            meeting.applied(&task.host.name);
+        }
+        self.meet(Meeting::all_applied).await.map_err(failed)?;
+        let mut stage = Stage::default();
+        self.add(&mut stage, id, &step.action);
+        let (asked, let_in) = tokio::join!(self.send_and_read(&stage, id), task.controller.knock(task.host));
+        asked?;
+        let_in.map_err(failed)?;
+        if let Some(meeting) = task.meeting {
+            meeting.checked(&task.host.name);
+        }
+        self.meet(Meeting::all_checked).await.map_err(failed)
     }
 
     /// Sends steps as one stage and follows its frames.
@@ -303,6 +351,8 @@ impl<'a> Run<'a> {
                 Ok(Frame::Fact(key, value)) => {
                     if key == "invocation" {
                         self.invocation = value;
+                    } else {
+                        self.heard.push((key, value));
                     }
                 }
                 Ok(Frame::Fail(id, kind, text)) => {
@@ -359,6 +409,9 @@ impl<'a> Run<'a> {
 
     async fn after_failure(&mut self, failed: StepFailure) -> RunEnd {
         let mut failure = failed.failure;
+        if let Some(meeting) = self.task.meeting {
+            meeting.fail(&self.task.host.name, &failure.problem);
+        }
         if self.step(failed.id).is_some_and(|s| s.stage == PlanStage::Finish) && !failure.lost {
             return RunEnd::Completed { warning: Some(failure.problem) };
         }
@@ -527,6 +580,7 @@ impl<'a> Run<'a> {
             Action::Unpack { release, source: Source::Release(from) } => {
                 stage.step(id, "unpack_release", &[release.as_str(), from.as_str()]);
             }
+            Action::Unpack { release, source: Source::Rendered } => stage.step(id, "unpack_nothing", &[release.as_str()]),
             Action::WriteFiles { release } => self.add_files(stage, id, release.as_str()),
             Action::Seal { release, package, version } => stage.step(id, "seal", &[release.as_str(), package.as_str(), version]),
             Action::RunSetup { release, digest, timeout_s } => {
@@ -547,7 +601,10 @@ impl<'a> Run<'a> {
             Action::CheckHealth { health } => self.add_health(stage, id, health),
             Action::Confirm { release, stable_ms } => {
                 let invocation = if self.invocation_is_known() { &self.invocation } else { "" };
-                stage.step(id, "confirm", &[release.as_str(), invocation, &stable_ms.div_ceil(100).to_string()]);
+                let mesh =
+                    if self.task.meeting.is_some() { None } else { self.task.controller.replaced_mesh(&self.task.host.name) };
+                let tenths = stable_ms.div_ceil(100).to_string();
+                stage.step(id, "confirm", &[release.as_str(), invocation, &tenths, mesh.as_deref().unwrap_or_default()]);
             }
             Action::Record { release, state } => stage.step(id, "record", &[release.as_str(), &state.to_string()]),
             Action::Discard { release, package } => {
@@ -558,6 +615,9 @@ impl<'a> Run<'a> {
                 stage.step(id, "prune", &ids);
             }
             Action::Remove => stage.step(id, "remove_all", &[]),
+            Action::PruneKeys => stage.step(id, "mesh_prune_keys", &[]),
+            Action::AwaitPeers => {}
+            Action::CheckPeers { timeout_s, .. } => stage.step(id, "mesh_verify", &[&timeout_s.to_string()]),
         }
     }
 
@@ -568,11 +628,7 @@ impl<'a> Run<'a> {
 
     fn add_files(&self, stage: &mut Stage, id: StepId, release: &str) {
         let Some(r) = &self.plan.rendered else { return };
-        let lifecycle = match self.plan.lifecycle {
-            Lifecycle::Systemd => "systemd",
-            Lifecycle::Simple => "simple",
-        };
-        let args = [release, &r.unit, r.config.reveal(), r.env.reveal(), r.run.reveal(), &r.health, lifecycle, &r.manifest];
+        let args = [release, &r.unit, r.config.reveal(), r.env.reveal(), r.run.reveal(), &r.health, &r.lifecycle, &r.manifest];
         stage.step(id, "write_files", &args);
     }
 

@@ -245,6 +245,11 @@ impl Stage {
         let _ = writeln!(self.text, "{function}{}", words(args));
     }
 
+    /// Whether nothing was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
     /// Adds a step.
     pub fn step(&mut self, id: u32, function: &str, args: &[&str]) {
         let _ = writeln!(self.text, "step {id} {function}{}", words(args));

@@ -75,6 +75,44 @@ pub struct Service {
     pub deploy: Deploy,
 }
 
+impl Service {
+    /// The mesh in the place of a service: what runs plans knows nothing else.
+    pub fn of_mesh(mesh: &Mesh, hosts: Vec<Host>) -> Self {
+        let deploy = Deploy {
+            lifecycle: Lifecycle::Systemd,
+            scope: Scope::System,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            setup: None,
+            setup_commands: Vec::new(),
+            setup_timeout: Duration::ZERO,
+            setup_run: SetupRun::Changed,
+            unit: None,
+            profile: Profile::Legacy,
+            health: Health::is_up(),
+            guard_grace: Duration::from_secs(3),
+            keep_releases: 5,
+            strategy: Strategy::All,
+            max_failures: 0,
+            on_failure: OnFailure::Hold,
+            rollback: RollbackRule::Automatic,
+        };
+        Self {
+            name: ServiceName::of_mesh(&mesh.interface),
+            runtime: RuntimeKind::Remote,
+            hosts,
+            depends_on: Vec::new(),
+            ports: Vec::new(),
+            peers: BTreeMap::new(),
+            build: Build::Image { image: String::new() },
+            config: None,
+            vars: BTreeMap::new(),
+            files: Vec::new(),
+            deploy,
+        }
+    }
+}
+
 /// Where another service is found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -375,6 +413,20 @@ pub struct Health {
     /// What the body of a good answer to [`Probe::Http`] contains: the version that is meant to answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<String>,
+}
+
+impl Health {
+    /// That it is up, now; no window. A mesh is asked this: what else counts, its peers say.
+    pub fn is_up() -> Self {
+        Self {
+            probe: Probe::StaysUp,
+            interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(5),
+            good: 1,
+            stable_for: Duration::ZERO,
+            expect: None,
+        }
+    }
 }
 
 /// What is asked of a service to know its health.

@@ -2,6 +2,7 @@
 
 use crate::definition::Health;
 use crate::id::{PackageId, ReleaseId};
+use crate::mesh::MeshFacts;
 use crate::plan::SecretText;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,12 @@ pub struct HostFacts {
     pub guard: Option<GuardFacts>,
     /// What the guard last did by itself, in words; gone with the next deployment.
     pub settled: Option<Settled>,
+    /// The generation of the host's mesh that the run which brought the current release replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub came_with: Option<String>,
+    /// What its mesh is, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Box<MeshFacts>>,
 }
 
 /// The texts of the release in service.

@@ -85,6 +85,13 @@ string_id!(
     }
 );
 
+impl ServiceName {
+    /// What stands in the place of a service for the mesh of this interface. No service can be called so: it has a dot.
+    pub fn of_mesh(interface: &str) -> Self {
+        Self(format!("mesh.{interface}"))
+    }
+}
+
 fn is_sha256(s: &str) -> bool {
     s.len() == 64 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

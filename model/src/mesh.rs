@@ -104,8 +104,8 @@ pub struct MeshFacts {
     pub public_key: Option<String>,
     /// Who is in the network by the host's current record, itself included.
     pub members: Vec<Member>,
-    /// What the paths to other hosts were found to carry, bytes; by host name.
-    pub paths: BTreeMap<String, u16>,
+    /// What the paths to other hosts were found to carry, bytes; 0 where nothing answered.
+    pub paths: BTreeMap<HostName, u16>,
     /// What differs between the record and what is in force, a sentence part each.
     pub drift: Vec<String>,
     /// Networks that are routed elsewhere: `10.0.0.0/24 eth0`.

@@ -32,6 +32,8 @@ pub enum Source {
     },
     /// Another release on the host that was made from the same package.
     Release(ReleaseId),
+    /// No package: it consists of what is rendered.
+    Rendered,
 }
 
 /// One thing done to one host.
@@ -153,6 +155,17 @@ pub enum Action {
     },
     /// Removes the service from the host: process, unit, all releases, records.
     Remove,
+    /// Waits until all other hosts of the mesh know this one's new key. Done by the controller.
+    AwaitPeers,
+    /// Waits until the mesh is in force everywhere, then asks each peer through it, and opens a new connection to the host.
+    CheckPeers {
+        /// So many peers are asked.
+        peers: usize,
+        /// Seconds that they have to answer.
+        timeout_s: u64,
+    },
+    /// Deletes keys that no release refers to any more.
+    PruneKeys,
 }
 
 impl fmt::Display for Action {
@@ -165,6 +178,7 @@ impl fmt::Display for Action {
             Action::Unpack { release, source: Source::Release(from) } => {
                 write!(f, "make release {} from the files of {}", release.short(), from.short())
             }
+            Action::Unpack { release, source: Source::Rendered } => write!(f, "make release {}", release.short()),
             Action::WriteFiles { .. } => f.write_str("write unit, config and environment into the release"),
             Action::Seal { release, .. } => {
                 write!(f, "verify and seal release {}", release.short())
@@ -198,6 +212,9 @@ impl fmt::Display for Action {
             }
             Action::Prune { remove } => write!(f, "delete {} old release(s)", remove.len()),
             Action::Remove => f.write_str("remove the service and all its releases"),
+            Action::AwaitPeers => f.write_str("wait until the others know the new key"),
+            Action::CheckPeers { peers, .. } => write!(f, "reach {peers} peer(s) through the mesh"),
+            Action::PruneKeys => f.write_str("delete keys that are not used any more"),
         }
     }
 }
@@ -259,6 +276,9 @@ pub struct Rendered {
     pub run: SecretText,
     /// The health definition as JSON, for later ways back to this release.
     pub health: String,
+    /// Who supervises it, in the host script's words: `systemd`, `simple`, or `systemd reload` for what takes a new release in
+    /// without a restart.
+    pub lifecycle: String,
     /// `sha256  path` lines of every file of the release but this one.
     pub manifest: String,
 }

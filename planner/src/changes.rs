@@ -93,6 +93,7 @@ mod tests {
             env: SecretText::new(env),
             run: SecretText::default(),
             health: String::new(),
+            lifecycle: String::new(),
             manifest: String::new(),
         }
     }

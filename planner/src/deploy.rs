@@ -191,7 +191,7 @@ fn check_space(facts: &HostFacts, package: &Package) -> Result<(), PlanError> {
 }
 
 /// The proven release that a failure leads back to.
-fn way_back(facts: &HostFacts) -> Option<&ReleaseFacts> {
+pub(crate) fn way_back(facts: &HostFacts) -> Option<&ReleaseFacts> {
     let good = |id: &ReleaseId| facts.release(id).filter(|r| r.state == ReleaseState::Proven && r.complete);
     // An armed guard knows better than `current`, which it has not settled yet.
     let first = match &facts.guard {

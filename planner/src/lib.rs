@@ -6,6 +6,7 @@
 mod changes;
 mod choose;
 mod deploy;
+mod mesh;
 mod operate;
 mod render;
 mod saved;
@@ -13,6 +14,9 @@ mod saved;
 pub use changes::changes;
 pub use choose::choose_package;
 pub use deploy::{Input, PlanError, plan_deploy, plan_rollback};
+pub use mesh::{
+    MeshHost, MeshInput, MeshPlan, MeshRefusal, SCRIPT as MESH_SCRIPT, departed, plan_mesh, plan_mesh_rollback, unmeasured,
+};
 pub use operate::{plan_cleanup, plan_remove, plan_restart, plan_start, plan_stop};
 pub use render::{RenderError, render, service_root};
 pub use saved::{Assumed, FORMAT as PLAN_FORMAT, SavedHost, SavedPlan, difference, save};

@@ -94,9 +94,10 @@ pub fn render(
         env: SecretText::new(env),
         run: SecretText::new(run),
         health,
+        lifecycle: lifecycle(service).to_owned(),
         manifest: String::new(),
     };
-    rendered.manifest = manifest(package, &rendered, lifecycle(service));
+    rendered.manifest = manifest(&rendered, package_files(package));
     Ok((id, rendered))
 }
 
@@ -108,7 +109,7 @@ fn lifecycle(service: &Service) -> &'static str {
     }
 }
 
-fn release_id(parts: &[&str]) -> ReleaseId {
+pub(crate) fn release_id(parts: &[&str]) -> ReleaseId {
     let mut hash = Sha256::new();
     hash.update(b"roadie-release/1\n");
     for part in parts {
@@ -118,14 +119,14 @@ fn release_id(parts: &[&str]) -> ReleaseId {
     ReleaseId::new(hex(&hash.finalize())).unwrap_or_else(|_| unreachable!("a sha256 in hex is a release id"))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, b| {
         let _ = write!(text, "{b:02x}");
         text
     })
 }
 
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
 
@@ -202,15 +203,21 @@ fn run_script(variables: &BTreeMap<String, Cow<'_, str>>, root: &str, argv: &[St
     text
 }
 
-fn manifest(package: &Package, rendered: &Rendered, lifecycle: &str) -> String {
-    let mut lines: Vec<(String, String)> = package.metadata.files.iter().map(|f| (f.path.clone(), f.sha256.clone())).collect();
+fn package_files(package: &Package) -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> = package.metadata.files.iter().map(|f| (f.path.clone(), f.sha256.clone())).collect();
+    files.push(("metadata.json".into(), package.metadata_sha256.clone()));
+    files
+}
+
+/// `sha256  path` of every file of a release: those rendered, and those that come from elsewhere.
+pub(crate) fn manifest(rendered: &Rendered, elsewhere: Vec<(String, String)>) -> String {
+    let mut lines = elsewhere;
     lines.push(("unit".into(), digest(&rendered.unit)));
     lines.push(("config.toml".into(), digest(rendered.config.reveal())));
     lines.push(("env".into(), digest(rendered.env.reveal())));
     lines.push(("run.sh".into(), digest(rendered.run.reveal())));
     lines.push(("health.json".into(), digest(&rendered.health)));
-    lines.push(("lifecycle".into(), digest(lifecycle)));
-    lines.push(("metadata.json".into(), package.metadata_sha256.clone()));
+    lines.push(("lifecycle".into(), digest(&rendered.lifecycle)));
     lines.sort();
     lines.iter().fold(String::new(), |mut text, (path, sha)| {
         let _ = writeln!(text, "{sha}  {path}");
