@@ -4,6 +4,8 @@
 //! (`.config/nextest.toml`). Without a lab they say loudly that they were skipped and are counted; where `ROADIE_REQUIRE_LAB=1`
 //! they fail instead.
 
+pub mod watch;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ pub struct LabHost {
     pub number: usize,
     /// IP address.
     pub address: String,
+    /// IPv6 address, where the lab has some.
+    pub address6: Option<String>,
     key: PathBuf,
     known_hosts: PathBuf,
     /// While it lives, no other test has the host.
@@ -168,6 +172,7 @@ fn hosts_of(prefix: &str) -> Vec<LabHost> {
             .map(|(index, address)| LabHost {
                 number: index + 1,
                 address: address.to_owned(),
+                address6: var("HOSTS6").and_then(|six| six.split_whitespace().nth(index).map(str::to_owned)),
                 key: PathBuf::from(&key),
                 known_hosts: PathBuf::from(&known),
                 lease: None,
