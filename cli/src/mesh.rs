@@ -6,12 +6,13 @@ use crate::out::{self, Fatal};
 use crate::packages::ago;
 use crate::report;
 use indicatif::HumanBytes;
-use roadie_deployer::{MeshReport, MeshWork, Reach};
+use roadie_deployer::{MeshReport, MeshWork, PortAsked, Reach};
 use roadie_model::definition::Definition;
 use roadie_model::id::HostName;
 use roadie_model::mesh::{Engine, Mesh, MeshFacts};
 use roadie_model::outcome::Outcome;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// The work that a verb means.
 pub fn work(verb: &MeshVerb, mesh: &Mesh) -> Result<MeshWork, Fatal> {
@@ -62,6 +63,7 @@ pub fn tell(result: &MeshReport, work: &MeshWork, json: bool) -> Outcome {
     } else if matches!(work, MeshWork::Show) {
         hosts_table(result);
         matrix(result);
+        ports(result);
         advice(result);
     }
     for warning in &result.warnings {
@@ -94,6 +96,7 @@ fn object(result: &MeshReport) -> serde_json::Value {
         "members": result.members,
         "hosts": result.seen,
         "reach": result.reach,
+        "ports": result.ports,
         "warnings": result.warnings,
     })
 }
@@ -174,8 +177,43 @@ fn cell(reach: &Reach) -> String {
     text
 }
 
+/// Whether services reach what they depend on.
+fn ports(result: &MeshReport) {
+    if result.ports.is_empty() {
+        return;
+    }
+    out::line("");
+    for asked in &result.ports {
+        let PortAsked { from, service, on, address, problem } = asked;
+        match problem {
+            None => out::line(&format!("{} {service}@{from} reaches {on} at {address}", out::green("ok"))),
+            Some(problem) => {
+                out::line(&format!("{} {service}@{from} does not reach {on} at {address}: {problem}", out::red("no")));
+            }
+        }
+    }
+}
+
+/// Groups of hosts that reach each other and nobody else, by name.
+fn parts(result: &MeshReport) -> Vec<BTreeSet<&HostName>> {
+    let mut parts: Vec<BTreeSet<&HostName>> = Vec::new();
+    for (from, all) in &result.reach {
+        let mut group: BTreeSet<&HostName> = all.iter().filter(|r| r.v4_ms.or(r.v6_ms).is_some()).map(|r| &r.name).collect();
+        group.insert(from);
+        let (joined, apart) = parts.into_iter().partition(|part: &BTreeSet<&HostName>| !part.is_disjoint(&group));
+        parts = apart;
+        parts.push(joined.into_iter().chain([group]).flatten().collect());
+    }
+    parts
+}
+
 /// What does not fit, each with what to do.
 fn advice(result: &MeshReport) {
+    let parts = parts(result);
+    if parts.len() > 1 {
+        let told = parts.iter().map(|p| p.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", ")).collect::<Vec<_>>();
+        out::note(&format!("warning: the mesh is in {} parts that do not reach each other: {}", parts.len(), told.join(" | ")));
+    }
     for (host, facts) in &result.seen {
         for drift in &facts.drift {
             out::note(&format!("warning: {host}: {drift}; `roadie mesh apply` mends it"));

@@ -505,8 +505,10 @@ impl Task<'_> {
         let back = back.flatten().map(|r| r.short().to_owned());
         let runs_again = plan.steps.iter().any(|s| matches!(s.undo, Undo::By { step: Action::Restore { .. } }));
         let state = match &back {
+            Some(release) if self.service.name.is_mesh() => format!("back at release {release}, its tunnels stayed up"),
             Some(release) if runs_again => format!("rolled back to release {release}"),
             Some(release) => format!("back at release {release}, stopped as it was before"),
+            None if self.service.name.is_mesh() => "there was none before, and there is none now".to_owned(),
             None => "there was no earlier release: the service is stopped and not installed".to_owned(),
         };
         let outcome = match (interrupted, &back) {

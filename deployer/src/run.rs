@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
 
     async fn do_ours(&mut self, step: &Step) -> Result<(), StepFailure> {
         if let Action::CheckPeers { .. } = &step.action {
-            return self.check_peers(step).await;
+            return self.check_peers(step).await.map_err(|failed| self.unless_interrupted(failed));
         }
         self.begin(step.id);
         let result = match &step.action {
@@ -248,6 +248,14 @@ impl<'a> Run<'a> {
             failure = self.shell.beats() => Err(failure),
             () = cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while waiting for the other hosts")),
         }
+    }
+
+    /// What failed after an interruption failed because the other hosts were on their way back.
+    fn unless_interrupted(&self, failed: StepFailure) -> StepFailure {
+        if failed.failure.lost || self.task.controller.cancel.level() == 0 {
+            return failed;
+        }
+        StepFailure { failure: Failure::new(Outcome::Interrupted, "interrupted while the hosts asked each other"), ..failed }
     }
 
     /// When the change is in force on all hosts: each asks its peers, and lets us in anew. None confirms before all can.
@@ -415,10 +423,16 @@ impl<'a> Run<'a> {
         if self.step(failed.id).is_some_and(|s| s.stage == PlanStage::Finish) && !failure.lost {
             return RunEnd::Completed { warning: Some(failure.problem) };
         }
-        if self
-            .step(failed.id)
-            .is_some_and(|s| matches!(s.action, Action::CheckHealth { .. } | Action::Restart { .. } | Action::Confirm { .. }))
-        {
+        if self.step(failed.id).is_some_and(|s| {
+            matches!(
+                s.action,
+                Action::CheckHealth { .. }
+                    | Action::Restart { .. }
+                    | Action::Reload { .. }
+                    | Action::CheckPeers { .. }
+                    | Action::Confirm { .. }
+            )
+        }) {
             failure = self.name_the_service(failure);
         }
         let mut lost = failure.lost;
@@ -491,6 +505,10 @@ impl<'a> Run<'a> {
     /// Makes a supervisor's word a sentence about the service.
     fn name_the_service(&self, failure: Failure) -> Failure {
         let health = "failed its health check";
+        if self.plan.service.is_mesh() {
+            let causes = std::iter::once(failure.problem.clone()).chain(failure.causes.clone()).collect();
+            return Failure { problem: "the mesh did not come about".into(), causes, ..failure };
+        }
         if failure.outcome == Outcome::Interrupted || failure.problem.contains(health) {
             return failure;
         }
@@ -595,7 +613,8 @@ impl<'a> Run<'a> {
             Action::InstallUnit { release } => stage.step(id, "install_unit", &[release.as_str()]),
             Action::RemoveUnit => stage.step(id, "remove_unit", &[]),
             Action::Switch { to, .. } => stage.step(id, "switch", &[to.as_ref().map_or("", |r| r.as_str())]),
-            Action::Restart { .. } => stage.step(id, "restart", &[]),
+            // Which of the two it is, the release on the host says.
+            Action::Restart { .. } | Action::Reload { .. } => stage.step(id, "restart", &[]),
             Action::Start | Action::Restore { .. } => stage.step(id, "start", &[]),
             Action::Stop => stage.step(id, "stop", &[]),
             Action::CheckHealth { health } => self.add_health(stage, id, health),

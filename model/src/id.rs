@@ -90,6 +90,11 @@ impl ServiceName {
     pub fn of_mesh(interface: &str) -> Self {
         Self(format!("mesh.{interface}"))
     }
+
+    /// Whether it stands for a mesh.
+    pub fn is_mesh(&self) -> bool {
+        self.0.starts_with("mesh.")
+    }
 }
 
 fn is_sha256(s: &str) -> bool {

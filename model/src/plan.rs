@@ -111,6 +111,11 @@ pub enum Action {
         /// The release that is current then.
         release: ReleaseId,
     },
+    /// Takes what is current now in without a restart; starts it where it does not run.
+    Reload {
+        /// The release that is current then.
+        release: ReleaseId,
+    },
     /// Starts the service if it does not run.
     Start,
     /// Stops the service.
@@ -196,6 +201,7 @@ impl fmt::Display for Action {
             Action::Switch { to: Some(to), .. } => write!(f, "switch current to {}", to.short()),
             Action::Switch { to: None, .. } => f.write_str("remove current"),
             Action::Restart { .. } => f.write_str("restart the service"),
+            Action::Reload { release } => write!(f, "take release {} in, connections stay", release.short()),
             Action::Start => f.write_str("start the service"),
             Action::Stop => f.write_str("stop the service"),
             Action::CheckHealth { health } => match health.probe {

@@ -15,7 +15,8 @@ pub use changes::changes;
 pub use choose::choose_package;
 pub use deploy::{Input, PlanError, plan_deploy, plan_rollback};
 pub use mesh::{
-    MeshHost, MeshInput, MeshPlan, MeshRefusal, SCRIPT as MESH_SCRIPT, departed, plan_mesh, plan_mesh_rollback, unmeasured,
+    MeshHost, MeshInput, MeshPlan, MeshRefusal, SCRIPT as MESH_SCRIPT, check_mesh, departed, plan_mesh, plan_mesh_rollback,
+    unmeasured,
 };
 pub use operate::{plan_cleanup, plan_remove, plan_restart, plan_start, plan_stop};
 pub use render::{RenderError, render, service_root};

@@ -288,7 +288,7 @@ fn nothing_changed_means_no_step_and_drift_means_taking_it_in_again() {
     let busy: Vec<&str> = mended.hosts.iter().filter(|p| !p.is_noop()).map(|p| p.host.as_str()).collect();
     assert_eq!(busy, ["edge-2"]);
     let plan = mended.hosts.iter().find(|p| !p.is_noop()).expect("one");
-    assert!(plan.steps.iter().any(|s| matches!(s.action, Action::Restart { .. })));
+    assert!(plan.steps.iter().any(|s| matches!(s.action, Action::Reload { .. })));
     assert!(!plan.steps.iter().any(|s| matches!(s.action, Action::Switch { .. } | Action::Unpack { .. })));
 }
 
@@ -299,13 +299,13 @@ fn the_way_back_is_in_the_plan_and_tunnels_stay_up_on_it() {
     after.mesh.port = 51999;
     let plan = &after.plan().hosts[0];
     let undo = |wanted: fn(&Action) -> bool| plan.steps.iter().find(|s| wanted(&s.action)).map(|s| s.undo.clone());
-    assert_eq!(undo(|a| matches!(a, Action::Restart { .. })), Some(Undo::Nothing), "stopping it would end all tunnels");
+    assert_eq!(undo(|a| matches!(a, Action::Reload { .. })), Some(Undo::Nothing), "stopping it would end all tunnels");
     let armed = undo(|a| matches!(a, Action::ArmGuard { .. }));
     assert!(matches!(armed, Some(Undo::By { step: Action::Restore { .. } })), "{armed:?}");
     let order: Vec<usize> = [
         |a: &Action| matches!(a, Action::ArmGuard { .. }),
         |a: &Action| matches!(a, Action::Switch { .. }),
-        |a: &Action| matches!(a, Action::Restart { .. }),
+        |a: &Action| matches!(a, Action::Reload { .. }),
         |a: &Action| matches!(a, Action::CheckPeers { .. }),
         |a: &Action| matches!(a, Action::Confirm { .. }),
     ]
@@ -315,7 +315,7 @@ fn the_way_back_is_in_the_plan_and_tunnels_stay_up_on_it() {
     assert!(order.is_sorted(), "{order:?}");
     // The first mesh of a host has nothing to go back to but none.
     let first = &fleet.plan().hosts[0];
-    let restart = first.steps.iter().find(|s| matches!(s.action, Action::Restart { .. })).expect("is there");
+    let restart = first.steps.iter().find(|s| matches!(s.action, Action::Reload { .. })).expect("is there");
     assert_eq!(restart.undo, Undo::By { step: Action::Stop });
 }
 
@@ -327,7 +327,7 @@ fn who_gets_a_new_key_waits_for_the_others() {
     let plan = after.plan();
     for host in &plan.hosts {
         let waits = host.steps.iter().position(|s| matches!(s.action, Action::AwaitPeers));
-        let takes = host.steps.iter().position(|s| matches!(s.action, Action::Restart { .. }));
+        let takes = host.steps.iter().position(|s| matches!(s.action, Action::Reload { .. }));
         match host.host.as_str() {
             "edge-2" => assert!(waits.expect("waits") < takes.expect("takes it in")),
             _ => assert_eq!(waits, None),

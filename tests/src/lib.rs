@@ -115,7 +115,7 @@ pub fn workspace() -> PathBuf {
 }
 
 /// `count` hosts of the lab that no other test has, with nothing deployed on them; `None` when there is no lab. Several are the
-/// first ones, a single one is the last that is free.
+/// first that are free, a single one is the last.
 ///
 /// # Panics
 /// Without a lab where `ROADIE_REQUIRE_LAB=1`.
@@ -127,16 +127,16 @@ pub fn lab(test: &str, count: usize) -> Option<Vec<LabHost>> {
     }
     if count == 1 {
         all.reverse();
-    } else {
-        all.truncate(count);
     }
+    // One after the other: who wants many would wait for ever if others took single ones in between.
+    let queue = File::create(all[0].key.with_file_name("lease-queue")).unwrap_or_else(|e| panic!("no queue: {e}"));
+    queue.lock().unwrap_or_else(|e| panic!("no place in the queue: {e}"));
     let hosts = loop {
         let mut free: Vec<LabHost> = all.iter().filter_map(LabHost::leased).collect();
         if free.len() >= count {
             free.truncate(count);
             break free;
         }
-        // Those that were free are let go: two tests must not wait for each other's.
         drop(free);
         std::thread::sleep(Duration::from_millis(200));
     };

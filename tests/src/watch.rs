@@ -33,15 +33,24 @@ impl Probe {
         Self { host, far: None, name: name.into(), file }
     }
 
-    /// A TCP stream of one host to another, as fast as it goes.
+    /// A TCP stream of one host to another, at most 3 MB/s: what is beside it must not get lost for want of room.
     pub fn stream(from: LabHost, far: LabHost, to: &str) -> Self {
+        Self::stream_at(from, far, to, 0.02)
+    }
+
+    /// The same, as fast as it goes.
+    pub fn fast_stream(from: LabHost, far: LabHost, to: &str) -> Self {
+        Self::stream_at(from, far, to, 0.0)
+    }
+
+    fn stream_at(from: LabHost, far: LabHost, to: &str, pause: f32) -> Self {
         let file = "/tmp/probe-stream".to_owned();
         let serve = "use IO::Socket::IP; my $l = IO::Socket::IP->new(LocalPort => 7777, Listen => 1, ReuseAddr => 1, LocalHost => q(::), V6Only => 0) or die; \
                      my $c = $l->accept; my ($n, $b) = (0); while (sysread($c, $b, 65536)) { $n += length $b } print $n";
         far.root(&format!("perl -e '{serve}' >{file}.got 2>&1 </dev/null & echo $! >{file}.far.pid; sleep 0.2"));
         let send = format!(
             "use IO::Socket::IP; $SIG{{PIPE}} = q(IGNORE); $SIG{{TERM}} = sub {{ exit 0 }}; my $s = IO::Socket::IP->new(PeerHost => q({to}), PeerPort => 7777) or die; \
-             my $b = q(x) x 65536; while (1) {{ defined syswrite($s, $b) or die; select(undef, undef, undef, 0.002) }}"
+             my $b = q(x) x 65536; while (1) {{ defined syswrite($s, $b) or die; select(undef, undef, undef, {pause}) }}"
         );
         from.root(&format!("perl -e '{send}' >{file}.sent 2>&1 </dev/null & echo $! >{file}.pid"));
         Self { host: from, far: Some(far), name: "stream".into(), file }
@@ -74,9 +83,9 @@ impl Probe {
             }
             None => {
                 let answers = self.answers();
-                let last = answers.iter().map(|(seq, _)| *seq).max().unwrap_or(0);
-                let lost = (1..=last).filter(|seq| !answers.iter().any(|(s, _)| s == seq)).count();
-                (last, lost as u64)
+                let came: std::collections::BTreeSet<u64> = answers.iter().map(|(seq, _)| *seq).collect();
+                let last = came.last().copied().unwrap_or(0);
+                (last, last - came.len() as u64)
             }
         }
     }

@@ -21,7 +21,7 @@ use ipnet::Ipv6Net;
 use roadie_model::definition::{Definition, Host, Service};
 use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
-use roadie_model::id::HostName;
+use roadie_model::id::{HostName, ServiceName};
 use roadie_model::mesh::{Engine, Member, Mesh, MeshFacts};
 use roadie_model::outcome::Outcome;
 use roadie_model::plan::HostPlan;
@@ -60,10 +60,27 @@ pub struct MeshReport {
     pub seen: BTreeMap<HostName, MeshFacts>,
     /// Who reaches whom, when that was asked.
     pub reach: BTreeMap<HostName, Vec<Reach>>,
+    /// Whether services reach the ports of those they depend on, when that was asked.
+    pub ports: Vec<PortAsked>,
     /// What a person should know although nothing stopped for it.
     pub warnings: Vec<String>,
     /// The generation that each changed host had before.
     pub replaced: BTreeMap<HostName, String>,
+}
+
+/// A port of a service, asked from the host of one that depends on it, by the name that it is told.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PortAsked {
+    /// The host that asked.
+    pub from: HostName,
+    /// The service that depends on the other.
+    pub service: ServiceName,
+    /// The other.
+    pub on: ServiceName,
+    /// What was asked: `postgres.mesh.local:5432`.
+    pub address: String,
+    /// Why it could not be reached; `None`: it was.
+    pub problem: Option<String>,
 }
 
 impl MeshReport {
@@ -119,6 +136,12 @@ impl<'a> Round<'a> {
         let stops = failed.iter().any(|(_, report)| !self.controller.may_be_missing(report));
         if stops && !matches!(self.work, MeshWork::Show) {
             return self.let_all_go(seen, failed).await;
+        }
+        if !matches!(self.work, MeshWork::Show | MeshWork::Rollback(_)) {
+            let refusals = self.with_input(&seen, &BTreeMap::new(), planner::check_mesh);
+            if !refusals.is_empty() {
+                return self.refused(seen, &refusals).await;
+            }
         }
         let mut result = match self.work {
             MeshWork::Show => self.show(seen).await,
@@ -412,7 +435,13 @@ impl<'a> Round<'a> {
             (at, heard)
         }))
         .await;
-        let mut result = MeshReport::default();
+        let sessions: Vec<(&HostName, &Arc<dyn Session>)> = asked.iter().map(|(at, _)| (&at.host.name, &at.session)).collect();
+        let ports = join_all(self.dependencies().filter_map(|(from, service, on)| {
+            let (_, session) = sessions.iter().find(|(name, _)| *name == from)?;
+            Some(ask_port(session, from, service, on))
+        }))
+        .await;
+        let mut result = MeshReport { ports, ..MeshReport::default() };
         for (at, heard) in asked {
             let (report, reach) = match heard {
                 Ok(heard) => {
@@ -439,6 +468,14 @@ impl<'a> Round<'a> {
         }
         result.members.sort_by(|a, b| a.name.cmp(&b.name));
         result
+    }
+
+    /// Every host of a service with each service with ports that it depends on.
+    fn dependencies(&self) -> impl Iterator<Item = (&'a HostName, &'a Service, &'a Service)> {
+        let services = &self.definition.services;
+        let with_ports = |s: &'a Service| s.depends_on.iter().filter_map(|d| services.get(d)).filter(|d| !d.ports.is_empty());
+        let of = move |s: &'a Service| with_ports(s).flat_map(move |on| s.hosts.iter().map(move |h| (&h.name, s, on)));
+        services.values().flat_map(of)
     }
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
@@ -498,6 +535,22 @@ impl<'a> Round<'a> {
             close(at.shell).await;
         }
     }
+}
+
+/// Longest wait for a port.
+const PORT_ANSWERS: Duration = Duration::from_secs(3);
+
+/// Through sshd of the host that asks: it needs no tool of its own.
+async fn ask_port(session: &Arc<dyn Session>, from: &HostName, service: &Service, on: &Service) -> PortAsked {
+    let host = service.peers.get(&on.name).map(|p| p.address.clone()).unwrap_or_default();
+    let port = on.ports.first().copied().unwrap_or_default();
+    let problem = match tokio::time::timeout(PORT_ANSWERS, session.forward(&host, port)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {PORT_ANSWERS:.0?}")),
+    };
+    let (service, on) = (service.name.clone(), on.name.clone());
+    PortAsked { from: from.clone(), service, on, address: format!("{host}:{port}"), problem }
 }
 
 async fn close(shell: HeldShell) {

@@ -91,6 +91,11 @@ pub fn unmeasured(input: &MeshInput<'_>) -> BTreeMap<HostName, Vec<(HostName, St
     asks
 }
 
+/// Every host that cannot take part and why. Needs no keys: it is asked before any is made.
+pub fn check_mesh(input: &MeshInput<'_>) -> Vec<MeshRefusal> {
+    check::check(input)
+}
+
 /// Plans the mesh of all observed hosts. A host whose plan has no steps is as wanted already.
 ///
 /// # Errors
@@ -195,7 +200,7 @@ fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, peers: usize, wa
     }
     // With an older mesh to go back to, its tunnels stay up while it is taken in again.
     let undo = if old.is_some() { Undo::Nothing } else { by(Action::Stop) };
-    steps.push(Stage::Switch, Action::Restart { release: to.clone() }, undo);
+    steps.push(Stage::Switch, Action::Reload { release: to.clone() }, undo);
     steps.push(Stage::Switch, Action::CheckPeers { peers, timeout_s: ANSWER_S }, Undo::Nothing);
     steps.push(Stage::Switch, Action::Confirm { release: to.clone(), stable_ms: 0 }, Undo::Nothing);
 }

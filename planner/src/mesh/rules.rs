@@ -16,7 +16,8 @@ pub fn rules(input: &MeshInput<'_>, roster: &Roster, host: &HostName) -> String 
     let mut text = format!("table {table} {{}}\ndelete table {table}\ntable {table} {{\n");
     text.push_str("  chain input {\n    type filter hook input priority 0; policy accept;\n");
     let _ = writeln!(text, "    iifname != \"{interface}\" accept");
-    text.push_str("    ct state established,related accept\n    meta l4proto { icmp, ipv6-icmp } accept\n");
+    // ICMP and ICMPv6, by number: their names are in a file that a small host does not have.
+    text.push_str("    ct state established,related accept\n    meta l4proto { 1, 58 } accept\n");
     if !mesh.open.is_empty() {
         let _ = writeln!(text, "    tcp dport {{ {} }} accept", listed(&mesh.open));
     }
