@@ -303,7 +303,7 @@ mesh_forward_six() {
   : >"$mesh_run/forward.$IFACE" || mesh_die "cannot write $mesh_run/forward.$IFACE"
   mesh_read /proc/sys/net/ipv6/conf/all/forwarding
   [ "$mesh_word" != 1 ] || return 0
-  : >"$mesh_run/forwarding"
+  : >>"$mesh_run/forwarding"
   # A router does not listen to other routers, unless told: they may be where this host's own address and way out come from.
   for mesh_file in /proc/sys/net/ipv6/conf/*/accept_ra; do
     mesh_read "$mesh_file" && [ "$mesh_word" = 1 ] || continue
@@ -356,7 +356,9 @@ mesh_timer() { # WANTED
   mesh_unit=roadie-mesh-resolve-$IFACE
   if systemctl is-active --quiet "$mesh_unit.timer"; then
     [ -z "$1" ] || return 0
-    mesh_err=$(systemctl stop "$mesh_unit.timer" "$mesh_unit.service" 2>&1) || mesh_die "cannot stop $mesh_unit: $mesh_err"
+    mesh_err=$(systemctl stop "$mesh_unit.timer" 2>&1) || mesh_die "cannot stop $mesh_unit: $mesh_err"
+    # Not loaded, most of the time.
+    systemctl stop "$mesh_unit.service" 2>/dev/null
     return 0
   fi
   [ -n "$1" ] || return 0
@@ -681,7 +683,8 @@ mesh_verify() { # SECONDS [COUNT]
   mesh_data=$(sh "$ROOT/current/run.sh" data 2>&1 </dev/null) || { bad failed "$(mesh_line "$mesh_data")"; return 1; }
   mesh_count=${2:-}
   uptime_s
-  mesh_until=$((up + $1))
+  # The last ping is waited for as well.
+  mesh_until=$((up + $1 - 1))
   if ! mesh_pings; then mesh_handshakes; return; fi
   mesh_asked=$(printf '%s\n' "$mesh_data" | awk '
     $1 == "mtu" { mtu = $2 }
@@ -737,10 +740,13 @@ mesh_reach() { # NAME IPV4 IPV6 BYTES: ends with 1, 2, 3 for who did not answer:
   mesh_ms6=-
   mesh_full=-
   mesh_lost=100
-  while mesh_in_time; do
-    if [ "$mesh_ms4" = - ] && mesh_ping "$2"; then mesh_ms4=$mesh_ms mesh_lost=0; fi
+  while :; do
+    if [ "$mesh_ms4" = - ]; then
+      if mesh_ping "$2"; then mesh_ms4=$mesh_ms mesh_lost=0; else mesh_in_time || break; fi
+    fi
     if [ "$3" != - ] && [ "$mesh_ms6" = - ] && mesh_ping "$3"; then mesh_ms6=$mesh_ms; fi
     if [ "$mesh_ms4" != - ] && { [ "$3" = - ] || [ "$mesh_ms6" != - ]; }; then break; fi
+    mesh_in_time || break
     sleep 0.1
   done
   if [ "$mesh_ms4" != - ]; then
