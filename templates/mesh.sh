@@ -368,10 +368,15 @@ mesh_timer() { # WANTED
     mesh_die "cannot start $mesh_unit: $mesh_err"
 }
 # A packet to each peer, so that handshakes begin from here and now.
-mesh_poke() {
+mesh_poke() { # [LINES `KEY ...`: only those of them that have a name]
   mesh_has ping || return 0
-  while read -r _ _ _ _ mesh_four _; do
+  while read -r _ mesh_key mesh_at _ mesh_four _; do
     case $mesh_four in -|'') continue ;; esac
+    if [ $# -gt 0 ]; then
+      mesh_endpoint "$mesh_at"
+      [ -n "$mesh_named" ] || continue
+      case $mesh_nl$1 in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
+    fi
     ping -n -q -c 1 -W 1 "$mesh_four" </dev/null >/dev/null 2>&1 8>&- 9>&- &
   done <<END
 $(mesh_peers)
@@ -406,33 +411,45 @@ mesh_down() {
   [ -z "$mesh_left" ]
 }
 
-# A peer whose name may mean another address by now. One that has several gets the next of them.
+# A peer whose name may mean another address by now. Whoever answers where it is looked for stays there, if that is one of the
+# name's addresses; who does not is looked for at the next of them.
 mesh_resolve() {
-  mesh_late=$(mesh_dump "$IFACE" | awk -v since="$(($(date +%s) - 135))" '$2 == "peer" && $6 <= since { print $3, $4 }')
+  mesh_any_name || return 0
+  mesh_late=$mesh_nl$(mesh_silent_for_long)$mesh_nl
+  mesh_poke "$mesh_late"
+  wait
+  mesh_later=$mesh_nl$(mesh_silent_for_long)$mesh_nl
+  mesh_moved=
   while read -r mesh_name mesh_key mesh_at _; do
     mesh_endpoint "${mesh_at:--}"
     [ -n "$mesh_named" ] || continue
-    mesh_now=$mesh_nl$mesh_late$mesh_nl
-    case $mesh_now in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
-    mesh_now=${mesh_now#*"$mesh_nl$mesh_key "}
-    mesh_now=${mesh_now%%"$mesh_nl"*}
-    mesh_first=
-    mesh_next=
-    mesh_take=
-    for mesh_word in $(mesh_lookup "$mesh_host"); do
-      mesh_word=$(mesh_bracket "$mesh_word"):$mesh_port
-      : "${mesh_first:=$mesh_word}"
-      if [ -n "$mesh_take" ]; then mesh_next=$mesh_word mesh_take=; fi
-      if [ "$mesh_word" = "$mesh_now" ]; then mesh_take=1; fi
-    done
-    : "${mesh_next:=$mesh_first}"
+    case $mesh_late in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
+    mesh_was=${mesh_late#*"$mesh_nl$mesh_key "}
+    mesh_was=${mesh_was%%"$mesh_nl"*}
+    mesh_now=${mesh_was% *}
+    # shellcheck disable=SC2046 # one word for each
+    mesh_choose $(mesh_lookup "$mesh_host")
     if [ -z "$mesh_next" ] || [ "$mesh_next" = "$mesh_now" ]; then continue; fi
     mesh_err=$(wg set "$IFACE" peer "$mesh_key" endpoint "$mesh_next" 2>&1 </dev/null) || mesh_die "cannot set the endpoint of $mesh_name: $mesh_err"
     mesh_moved=1
   done <<END
 $PEERS
 END
-  if [ -n "${mesh_moved:-}" ]; then mesh_poke; wait; fi
+  if [ -n "$mesh_moved" ]; then mesh_poke "$mesh_late"; wait; fi
+}
+mesh_silent_for_long() { # prints `KEY ENDPOINT RECEIVED`
+  mesh_dump "$IFACE" | awk -v since="$(($(date +%s) - 135))" '$2 == "peer" && $6 <= since { print $3, $4, $7 }'
+}
+mesh_choose() { # ADDRESSES... -> $mesh_next, an endpoint or nothing
+  mesh_next=
+  mesh_take=1
+  for mesh_word; do
+    mesh_word=$(mesh_bracket "$mesh_word"):$mesh_port
+    if [ -n "$mesh_take" ]; then mesh_next=$mesh_word mesh_take=; fi
+    [ "$mesh_word" = "$mesh_now" ] || continue
+    # Heard of by now, or the next one takes its place; behind the last one that is the first.
+    case $mesh_later in *"$mesh_nl$mesh_key $mesh_was$mesh_nl"*) mesh_take=1 ;; *) mesh_next=$mesh_now; return ;; esac
+  done
 }
 
 # ---- what is wanted, compared ---------------------------------------------------------------------------------------------
