@@ -699,6 +699,9 @@ mesh_largest() { # ADDRESS -> $mesh_size, or nothing
 mesh_verify() { # SECONDS [COUNT]
   mesh_data=$(sh "$ROOT/current/run.sh" data 2>&1 </dev/null) || { bad failed "$(mesh_line "$mesh_data")"; return 1; }
   mesh_count=${2:-}
+  mesh_iface=${mesh_data#iface }
+  mesh_iface=${mesh_iface%%"$mesh_nl"*}
+  mesh_there "$mesh_iface" || { bad mesh "interface $mesh_iface is not there"; return 1; }
   uptime_s
   # The last ping is waited for as well.
   mesh_until=$((up + $1 - 1))
@@ -783,8 +786,6 @@ mesh_reach() { # NAME IPV4 IPV6 BYTES: ends with 1, 2, 3 for who did not answer:
 # sent to it.
 mesh_handshakes() {
   note="no ping here: paths were not measured"
-  mesh_iface=${mesh_data#iface }
-  mesh_iface=${mesh_iface%%"$mesh_nl"*}
   mesh_keepalive 1
   while :; do
     mesh_silent=$(
