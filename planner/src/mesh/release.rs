@@ -43,7 +43,7 @@ pub fn render(input: &MeshInput<'_>, roster: &Roster, at: MeshHost<'_>, warnings
 fn unit(interface: &str, root: &str) -> String {
     let script = format!("/bin/sh {root}/current/run.sh");
     format!(
-        "[Unit]\nDescription=roadie mesh {interface}\nWants=network-pre.target\nAfter=network-pre.target systemd-sysctl.service\n\
+        "[Unit]\nDescription=roadie mesh {interface}\nWants=network-pre.target\nAfter=network-pre.target systemd-sysctl.service nftables.service\n\
          Before=network-online.target\nRequiresMountsFor={root}\n\n\
          [Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=30\nExecStart={script} up\nExecReload={script} apply\n\
          ExecStop={script} down\n\n[Install]\nWantedBy=multi-user.target\n"

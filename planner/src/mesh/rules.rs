@@ -12,7 +12,7 @@ pub fn rules(input: &MeshInput<'_>, roster: &Roster, host: &HostName) -> String 
     if !mesh.default_drop {
         return String::new();
     }
-    let (table, interface) = (format!("inet roadie_{}", mesh.interface.replace('-', "_")), &mesh.interface);
+    let (table, interface) = (format!("inet roadie_{}", mesh.interface), &mesh.interface);
     let mut text = format!("table {table} {{}}\ndelete table {table}\ntable {table} {{\n");
     text.push_str("  chain input {\n    type filter hook input priority 0; policy accept;\n");
     let _ = writeln!(text, "    iifname != \"{interface}\" accept");
