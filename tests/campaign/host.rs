@@ -28,7 +28,7 @@ impl Host {
             PathBuf::from,
         );
         let name = std::env::var("ROADIE_LAB").unwrap_or_else(|_| "default".into());
-        let root = base.join("labs").join(name).join(format!("host{}", lab.number)).join("root");
+        let root = base.join("labs").join(name).join(format!("host{}", lab.lab_number)).join("root");
         Self { lab, root }
     }
 

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 /// One host of the lab.
 #[derive(Debug, Clone)]
 pub struct LabHost {
-    /// Number in the lab, from 1.
+    /// Number among the test's own, from 1.
     pub number: usize,
+    /// Number in the lab, from 1.
+    pub lab_number: usize,
     /// IP address.
     pub address: String,
     /// IPv6 address, where the lab has some.
@@ -62,8 +64,8 @@ impl LabHost {
     /// # Panics
     /// When the lab says no.
     pub fn lab(&self, verb: &str, args: &[&str]) {
-        let status = Command::new(workspace().join("ci/lab")).arg(verb).arg(self.number.to_string()).args(args).status();
-        assert!(status.is_ok_and(|s| s.success()), "ci/lab {verb} {} failed", self.number);
+        let status = Command::new(workspace().join("ci/lab")).arg(verb).arg(self.lab_number.to_string()).args(args).status();
+        assert!(status.is_ok_and(|s| s.success()), "ci/lab {verb} {} failed", self.lab_number);
     }
 
     /// Waits until a host that was told to go down has gone, and lets its disk go.
@@ -76,7 +78,7 @@ impl LabHost {
 
     /// The host as this test's own, if no other has it.
     fn leased(&self) -> Option<Self> {
-        let file = File::create(self.key.with_file_name(format!("lease-{}", self.number))).ok()?;
+        let file = File::create(self.key.with_file_name(format!("lease-{}", self.lab_number))).ok()?;
         file.try_lock().ok()?;
         Some(Self { lease: Some(Arc::new(file)), ..self.clone() })
     }
@@ -135,6 +137,7 @@ pub fn lab(test: &str, count: usize) -> Option<Vec<LabHost>> {
         let mut free: Vec<LabHost> = all.iter().filter_map(LabHost::leased).collect();
         if free.len() >= count {
             free.truncate(count);
+            free.iter_mut().enumerate().for_each(|(index, host)| host.number = index + 1);
             break free;
         }
         drop(free);
@@ -171,6 +174,7 @@ fn hosts_of(prefix: &str) -> Vec<LabHost> {
             .enumerate()
             .map(|(index, address)| LabHost {
                 number: index + 1,
+                lab_number: index + 1,
                 address: address.to_owned(),
                 address6: var("HOSTS6").and_then(|six| six.split_whitespace().nth(index).map(str::to_owned)),
                 key: PathBuf::from(&key),

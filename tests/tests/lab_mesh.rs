@@ -394,12 +394,12 @@ fn narrow_parted_hidden_and_without_ipv4() {
     hosts[1].lab("heal", &[]);
 
     // Two that cannot dial each other, through a third.
-    hosts[0].lab("part", &[&hosts[1].number.to_string()]);
+    hosts[0].lab("part", &[&hosts[1].lab_number.to_string()]);
     project.roadie(&["mesh", "show"]).exits(0).says("no answer").says("does not reach b");
-    hosts[2].lab("part", &[&hosts[0].number.to_string()]);
+    hosts[2].lab("part", &[&hosts[0].lab_number.to_string()]);
     project.roadie(&["mesh", "show"]).exits(0).says("in 2 parts that do not reach each other: a | b, c");
     hosts[2].lab("heal", &[]);
-    hosts[0].lab("part", &[&hosts[1].number.to_string()]);
+    hosts[0].lab("part", &[&hosts[1].lab_number.to_string()]);
     project.write("roadie.yaml", &definition(&hosts, "{topology: {hub: c}}"));
     project.roadie(&["mesh", "apply"]).exits(0);
     all_reach_all(&hosts);
@@ -448,7 +448,12 @@ fn hosts_that_cannot_take_a_mesh_are_refused_with_the_fix() {
             "WireGuard interface wg9",
             "mesh.port",
         ),
-        ("ip link add roadie0 type veth peer name roadie0-end", "ip link del roadie0", "interface roadie0 is there and not ours", "mesh.interface"),
+        (
+            "ip link add roadie0 type veth peer name roadie0-end",
+            "ip link del roadie0",
+            "interface roadie0 is there and not ours",
+            "mesh.interface",
+        ),
         ("ip route add 10.86.9.0/24 dev host0", "ip route del 10.86.9.0/24", "overlaps with 10.86.9.0/24", "mesh.network"),
     ];
     let untouched = |host: &LabHost| host.root("ls -d /opt/roadie/mesh.roadie0/releases 2>/dev/null; grep roadie /etc/hosts");
