@@ -805,6 +805,7 @@ go_back() {
   life_of "$ROOT/current"
   if [ -z "$AT_BOOT" ] && { [ -z "$takes_in" ] || [ "$g_back" = none ]; }; then by_guard stop || return 1; fi
   if [ "$g_back" = none ]; then
+    take_out
     by_guard switch "" && by_guard remove_unit
     return
   fi
@@ -855,10 +856,15 @@ stop() {
   if [ "$life" = systemd ]; then
     err=$(sc stop "$UNIT" 2>&1) || case $err in *"not loaded"*) ;; *) bad failed "systemctl stop: $err"; return 1 ;; esac
     sc reset-failed "$UNIT" 2>/dev/null
-    :
+    take_out
   else
     simple_stop
   fi
+}
+# What takes itself in takes itself out as well, also where its unit had failed or never was.
+take_out() {
+  if [ -n "$takes_in" ] && [ -e "$ROOT/current/run.sh" ]; then sh "$ROOT/current/run.sh" down </dev/null >/dev/null 2>&1; fi
+  :
 }
 invocation() { # -> $inv (identity of this start), $ups (automatic restarts), $state
   life_of "$ROOT/current"
@@ -950,6 +956,7 @@ confirm() { # RELEASE INVOCATION TENTHS [MESH: the generation that the same run 
   [ "$cur" = "$1" ] || { bad failed "current is $cur, not $1"; return 1; }
   # Without a name it is the start that this very stage made.
   stable "${2:-$started_as}" "$3" || { [ "$kind" = cancelled ] || last_words 20; return 1; }
+  rm -f "$S/meshes/$1"
   if [ -n "${4:-}" ]; then
     mkdir -p "$S/meshes" && put "$S/meshes/$1" 600 "$4
 " || { bad failed "cannot write $S/meshes/$1 (disk full?)"; return 1; }

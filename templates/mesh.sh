@@ -10,6 +10,7 @@
 #   PEERS    NAME PUBLIC-KEY ENDPOINT KEEPALIVE-S ALLOWED,...     (endpoint - for none)
 #   MEMBERS  NAME PUBLIC-KEY IPV4 IPV6                            (all of the network, this host too)
 #   PATHS    NAME BYTES                                           (what the paths were found to carry)
+#   WITHOUT6 NAME                                                 (hosts whose kernel has no IPv6)
 #   NARROW   NAME IPV4 IPV6 BYTES                                 (who is reached by packets shorter than MTU only)
 #
 # A private key is only ever in its file, in pipes, and in the interface: in no argument, no variable, no output.
@@ -535,12 +536,15 @@ mesh_data() {
   printf '%s\n' "$MEMBERS" | sed -n 's/^\(..*\)/member \1/p'
   printf '%s\n' "$PATHS" | sed -n 's/^\(..*\)/path \1/p'
   printf '%s\n' "$NARROW" | sed -n 's/^\(..*\)/narrow \1/p'
+  printf '%s\n' "$WITHOUT6" | sed -n 's/^\(..*\)/without6 \1/p'
+  mesh_six || echo "six no"
 }
 
 # ---- in the controller's shell --------------------------------------------------------------------------------------------
 
 mesh_observe() { # IFACE PORT: reads only
   for mesh_word in wg ip nft; do mesh_has "$mesh_word" || fact "mesh_missing $mesh_word"; done
+  [ -d /proc/sys/net/ipv6/conf ] || fact "mesh_missing ipv6"
   mesh_pings || fact "mesh_missing ping"
   mesh_ours=
   [ ! -e "$ROOT/current" ] || mesh_ours=1
@@ -580,7 +584,9 @@ mesh_taken() { # IFACE PORT
   if [ -n "$mesh_who" ]; then
     # Then it also is whose socket that is.
     if [ -n "$mesh_ours" ] && [ "$mesh_who" = "$1" ]; then return; fi
-    fact "mesh_taken port $2 is the one of the WireGuard interface $mesh_who"
+    if [ -e "${ROOT%/*}/mesh.$mesh_who/current" ]; then
+      fact "mesh_taken port $2 is that of $mesh_who, another mesh of roadie (one of this file under its former name goes by \`roadie mesh remove\` with that \`interface\`)"
+    else fact "mesh_taken port $2 is the one of the WireGuard interface $mesh_who"; fi
     return
   fi
   mesh_hex=$(printf %04X "$2")
@@ -696,7 +702,7 @@ mesh_largest() { # ADDRESS -> $mesh_size, or nothing
 
 # Everybody answers through the mesh, and a packet as long as the way there is said to carry arrives. With COUNT, so many more are
 # sent to tell how many get lost.
-mesh_verify() { # SECONDS [COUNT]
+mesh_verify() { # SECONDS COUNT-OR-NOTHING [NAME...]: those only
   mesh_data=$(sh "$ROOT/current/run.sh" data 2>&1 </dev/null) || { bad failed "$(mesh_line "$mesh_data")"; return 1; }
   mesh_count=${2:-}
   mesh_iface=${mesh_data#iface }
@@ -706,12 +712,21 @@ mesh_verify() { # SECONDS [COUNT]
   # The last ping is waited for as well.
   mesh_until=$((up + $1 - 1))
   if ! mesh_pings; then mesh_handshakes; return; fi
-  mesh_asked=$(printf '%s\n' "$mesh_data" | awk '
+  shift
+  [ $# -eq 0 ] || shift
+  mesh_asked=$(printf '%s\n' "$mesh_data" | awk -v only=" $* " '
     $1 == "mtu" { mtu = $2 }
     $1 == "public" { own = $2 }
     $1 == "member" && $3 != own { four[++hosts] = $4; fd[hosts] = $5; name[hosts] = $2 }
     $1 == "narrow" { size[$2] = $5 }
-    END { for (i = 1; i <= hosts; i++) print name[i], four[i], fd[i], (name[i] in size ? size[name[i]] : mtu) }')
+    $1 == "without6" { blind[$2] = 1 }
+    $1 == "six" { none = 1 }
+    END {
+      for (i = 1; i <= hosts; i++) {
+        if (only != "  " && !index(only, " " name[i] " ")) continue
+        print name[i], four[i], (none || name[i] in blind ? "-" : fd[i]), (name[i] in size ? size[name[i]] : mtu)
+      }
+    }')
   mesh_jobs=
   while read -r mesh_name mesh_four mesh_fd mesh_size; do
     [ -n "$mesh_size" ] || continue

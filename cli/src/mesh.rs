@@ -9,7 +9,7 @@ use indicatif::HumanBytes;
 use roadie_deployer::{MeshReport, MeshWork, PortAsked, Reach};
 use roadie_model::definition::Definition;
 use roadie_model::id::HostName;
-use roadie_model::mesh::{Engine, Mesh, MeshFacts};
+use roadie_model::mesh::{Engine, Mesh, MeshFacts, Topology};
 use roadie_model::outcome::Outcome;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -21,9 +21,27 @@ pub fn work(verb: &MeshVerb, mesh: &Mesh) -> Result<MeshWork, Fatal> {
         MeshVerb::Plan { .. } => MeshWork::Plan,
         MeshVerb::Apply { .. } => MeshWork::Apply,
         MeshVerb::Rotate { names } => MeshWork::Rotate(hosts(names, mesh)?),
-        MeshVerb::Remove { names } => MeshWork::Remove(hosts(names, mesh)?),
+        MeshVerb::Remove { names } => MeshWork::Remove(dispensable(hosts(names, mesh)?, mesh)?),
         MeshVerb::Rollback { to } => MeshWork::Rollback(to.clone()),
     })
+}
+
+/// Refuses hosts that others are reached through.
+fn dispensable(leaving: Vec<HostName>, mesh: &Mesh) -> Result<Vec<HostName>, Fatal> {
+    for host in &leaving {
+        let hub = matches!(&mesh.topology, Topology::Hub(hub) if hub == host);
+        let relay = mesh.via.iter().find(|(behind, through)| *through == host && !leaving.contains(behind));
+        let why = match (hub, relay) {
+            (true, _) => "it is the hub (`mesh.topology`)".to_owned(),
+            (_, Some((behind, _))) => format!("`{behind}` is reached through it (`mesh.via`)"),
+            (false, None) => continue,
+        };
+        return Err(Fatal::usage(format!("`{host}` cannot leave the mesh: {why}")).hint("change that in the definition first"));
+    }
+    if mesh.hosts.len() < leaving.len() + 2 && mesh.hosts.len() != leaving.len() {
+        return Err(Fatal::usage("a single host would be left").hint("name all hosts to take the whole mesh away"));
+    }
+    Ok(leaving)
 }
 
 fn hosts(names: &[String], mesh: &Mesh) -> Result<Vec<HostName>, Fatal> {
@@ -44,6 +62,12 @@ pub async fn run(fleet: &Fleet, definition: &Definition, verb: &MeshVerb) -> Res
     let work = work(verb, mesh)?;
     ask(fleet.global(), verb)?;
     let report = fleet.mesh(definition, &work).await;
+    if work == MeshWork::Plan && !fleet.global().json {
+        fleet.print_plans();
+        report.seen.iter().flat_map(|(host, facts)| facts.drift.iter().map(move |d| (host, d))).for_each(|(host, drift)| {
+            out::line(&format!("{host}: {drift}"));
+        });
+    }
     let outcome = tell(&report, &work, fleet.global().json);
     let detailed = matches!(verb, MeshVerb::Plan { detailed_exitcode: true });
     Ok(if outcome == Outcome::ChangesPending && !detailed { 0 } else { outcome.exit_code() })
@@ -84,10 +108,16 @@ pub fn in_short(result: &MeshReport, json: bool) {
     for warning in &result.warnings {
         out::note(&format!("warning: {warning}"));
     }
-    let unchanged = result.reports.iter().all(|r| r.report.summary.starts_with("nothing to do"));
-    let what = if unchanged { "nothing to do" } else { "in force, all hosts reach each other" };
-    let there = result.reports.iter().filter(|r| r.report.outcome == Outcome::Done).count();
-    out::line(&format!("{} mesh of {there} hosts: {what}", out::green("ok")));
+    let (there, missing): (Vec<_>, Vec<_>) = result.reports.iter().partition(|r| r.report.outcome == Outcome::Done);
+    if there.is_empty() && missing.is_empty() {
+        return;
+    }
+    let unchanged = there.iter().all(|r| r.report.summary.starts_with("nothing to do"));
+    let what = if unchanged { "nothing to do" } else { "in force, they reach each other" };
+    out::line(&format!("{} mesh of {} hosts: {what}", out::green("ok"), there.len()));
+    for report in missing {
+        out::note(&format!("warning: {} was left out: {}", report.host, report.report.summary));
+    }
 }
 
 fn object(result: &MeshReport) -> serde_json::Value {
@@ -97,6 +127,7 @@ fn object(result: &MeshReport) -> serde_json::Value {
         "hosts": result.seen,
         "reach": result.reach,
         "ports": result.ports,
+        "generations": result.generations,
         "warnings": result.warnings,
     })
 }
@@ -112,6 +143,7 @@ fn engine(engine: Engine) -> &'static str {
 
 fn hosts_table(result: &MeshReport) {
     let member = |name: &HostName| result.members.iter().find(|m| &m.name == name);
+    let generation = |name: &HostName| result.generations.get(name).and_then(|all| all.first()).cloned().unwrap_or_default();
     let row = |name: &HostName, facts: &MeshFacts| {
         let (v4, v6) = member(name).map(|m| (m.v4.to_string(), m.v6.to_string())).unwrap_or_default();
         let oldest = facts.peers.iter().map(|p| p.handshake_age_s).max_by_key(|age| age.unwrap_or(u64::MAX));
@@ -131,13 +163,17 @@ fn hosts_table(result: &MeshReport) {
             handshake,
             HumanBytes(received).to_string(),
             HumanBytes(sent).to_string(),
+            generation(name),
         ]
     };
     let rows: Vec<_> = result.seen.iter().map(|(name, facts)| row(name, facts)).collect();
     if rows.is_empty() {
         out::line("no host of the mesh answered");
     } else {
-        out::table(&["HOST", "IPV4", "IPV6", "ENGINE", "MTU", "PEERS", "OLDEST HANDSHAKE", "RECEIVED", "SENT"], rows);
+        out::table(
+            &["HOST", "IPV4", "IPV6", "ENGINE", "MTU", "PEERS", "OLDEST HANDSHAKE", "RECEIVED", "SENT", "GENERATION"],
+            rows,
+        );
     }
 }
 
@@ -209,6 +245,15 @@ fn parts(result: &MeshReport) -> Vec<BTreeSet<&HostName>> {
 
 /// What does not fit, each with what to do.
 fn advice(result: &MeshReport) {
+    let all: BTreeSet<&String> = result.generations.values().filter_map(|all| all.first()).collect();
+    if all.len() > 1 {
+        out::note("warning: not all hosts are in the same generation; `roadie mesh apply` brings them together");
+    }
+    let kept = result.generations.values().next().into_iter().flat_map(|all| all.iter().skip(1));
+    let common: Vec<&str> = kept.filter(|g| result.generations.values().all(|all| all.contains(g))).map(String::as_str).collect();
+    if !common.is_empty() {
+        out::line(&format!("\nearlier generations that all hosts keep, newest first: {}", common.join(", ")));
+    }
     let parts = parts(result);
     if parts.len() > 1 {
         let told = parts.iter().map(|p| p.iter().map(|h| h.as_str()).collect::<Vec<_>>().join(", ")).collect::<Vec<_>>();

@@ -98,7 +98,7 @@ pub struct Controller {
     events: EventSink,
     pub(crate) cancel: Cancel,
     sessions: Mutex<HashMap<HostName, Slot>>,
-    /// Generations of the mesh that this run replaced.
+    /// What this run changed in the mesh of each host, in one word: see [`crate::mesh::Replaced`].
     replaced: Mutex<HashMap<HostName, String>>,
     pub(crate) permits: Semaphore,
 }
@@ -126,11 +126,11 @@ impl Controller {
     pub async fn mesh(&self, definition: &Definition, work: &MeshWork) -> MeshReport {
         let report = mesh::run(self, definition, work).await;
         *self.replaced.lock().unwrap_or_else(PoisonError::into_inner) =
-            report.replaced.iter().map(|(host, generation)| (host.clone(), generation.clone())).collect();
+            report.replaced.iter().map(|(host, change)| (host.clone(), change.to_string())).collect();
         report
     }
 
-    /// The generation of its mesh that this run replaced on `host`.
+    /// What this run changed in the mesh of `host`.
     pub(crate) fn replaced_mesh(&self, host: &HostName) -> Option<String> {
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
     }

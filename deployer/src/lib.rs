@@ -23,5 +23,5 @@ pub use connect::{Connector, SshConnector};
 pub use controller::{Cancel, Controller, EventSink, Options, Rollout};
 pub use failure::Failure;
 pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
-pub use mesh::{MeshReport, MeshWork, PortAsked, Reach};
+pub use mesh::{MeshReport, MeshWork, PortAsked, Reach, Replaced};
 pub use request::{Group, TaskReport, Verb};

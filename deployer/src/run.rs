@@ -3,7 +3,7 @@
 use crate::engine::{LookFor, PlannedPackage, Task};
 use crate::failure::Failure;
 use crate::health;
-use crate::mesh::{Meeting, patiently};
+use crate::mesh::Meeting;
 use crate::shell::{Frame, HostShell, Stage, one_shot};
 use bytes::Bytes;
 use roadie_model::definition::{Health, Probe};
@@ -244,7 +244,7 @@ impl<'a> Run<'a> {
         let Some(meeting) = self.task.meeting else { return Ok(()) };
         let cancel = self.task.controller.cancel.clone();
         tokio::select! {
-            result = patiently(waiting(meeting)) => result,
+            result = waiting(meeting) => result.map_err(other_failed),
             failure = self.shell.beats() => Err(failure),
             () = cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while waiting for the other hosts")),
         }
@@ -271,7 +271,15 @@ impl<'a> Run<'a> {
         self.meet(Meeting::all_applied).await.map_err(failed)?;
         let mut stage = Stage::default();
         self.add(&mut stage, id, &step.action);
-        let (asked, let_in) = tokio::join!(self.send_and_read(&stage, id), task.controller.knock(task.host));
+        let knocking = async {
+            match task.meeting {
+                Some(meeting) => {
+                    meeting.in_time(task.controller.knock(task.host)).await.unwrap_or_else(|why| Err(other_failed(why)))
+                }
+                None => task.controller.knock(task.host).await,
+            }
+        };
+        let (asked, let_in) = tokio::join!(self.send_and_read(&stage, id), knocking);
         asked?;
         let_in.map_err(failed)?;
         if let Some(meeting) = task.meeting {
@@ -620,8 +628,9 @@ impl<'a> Run<'a> {
             Action::CheckHealth { health } => self.add_health(stage, id, health),
             Action::Confirm { release, stable_ms } => {
                 let invocation = if self.invocation_is_known() { &self.invocation } else { "" };
-                let mesh =
-                    if self.task.meeting.is_some() { None } else { self.task.controller.replaced_mesh(&self.task.host.name) };
+                // Only what a deploy brings came with it: not what is gone back to.
+                let mesh = self.plan.rendered.as_ref().and_then(|_| self.task.controller.replaced_mesh(&self.task.host.name));
+                let mesh = mesh.filter(|_| self.task.meeting.is_none());
                 let tenths = stable_ms.div_ceil(100).to_string();
                 stage.step(id, "confirm", &[release.as_str(), invocation, &tenths, mesh.as_deref().unwrap_or_default()]);
             }
@@ -636,7 +645,11 @@ impl<'a> Run<'a> {
             Action::Remove => stage.step(id, "remove_all", &[]),
             Action::PruneKeys => stage.step(id, "mesh_prune_keys", &[]),
             Action::AwaitPeers => {}
-            Action::CheckPeers { timeout_s, .. } => stage.step(id, "mesh_verify", &[&timeout_s.to_string()]),
+            Action::CheckPeers { peers, timeout_s } => {
+                let seconds = timeout_s.to_string();
+                let words: Vec<&str> = [seconds.as_str(), ""].into_iter().chain(peers.iter().map(|p| p.as_str())).collect();
+                stage.step(id, "mesh_verify", &words);
+            }
         }
     }
 
@@ -662,6 +675,11 @@ impl<'a> Run<'a> {
             Probe::Http(_) | Probe::Tcp(_) => {}
         }
     }
+}
+
+/// What ends a meeting for those who wait.
+fn other_failed(why: String) -> Failure {
+    Failure { causes: vec![why], ..Failure::new(Outcome::FailedUnchanged, "another host of the mesh did not come as far") }
 }
 
 /// Asks a running stage to stop at the next step, and a running setup to stop now.

@@ -163,7 +163,7 @@ impl Host {
     /// The machine roadie itself runs on.
     pub fn local() -> Self {
         Self {
-            name: HostName::new("localhost").unwrap_or_else(|_| unreachable!("`localhost` is a valid host name")),
+            name: HostName::local(),
             address: "localhost".into(),
             port: 0,
             user: None,

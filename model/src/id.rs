@@ -85,6 +85,13 @@ string_id!(
     }
 );
 
+impl HostName {
+    /// What the machine that roadie runs on is called.
+    pub fn local() -> Self {
+        Self("localhost".into())
+    }
+}
+
 impl ServiceName {
     /// What stands in the place of a service for the mesh of this interface. No service can be called so: it has a dot.
     pub fn of_mesh(interface: &str) -> Self {

@@ -164,8 +164,8 @@ pub enum Action {
     AwaitPeers,
     /// Waits until the mesh is in force everywhere, then asks each peer through it, and opens a new connection to the host.
     CheckPeers {
-        /// So many peers are asked.
-        peers: usize,
+        /// Who is asked: those that take part.
+        peers: Vec<HostName>,
         /// Seconds that they have to answer.
         timeout_s: u64,
     },
@@ -219,7 +219,7 @@ impl fmt::Display for Action {
             Action::Prune { remove } => write!(f, "delete {} old release(s)", remove.len()),
             Action::Remove => f.write_str("remove the service and all its releases"),
             Action::AwaitPeers => f.write_str("wait until the others know the new key"),
-            Action::CheckPeers { peers, .. } => write!(f, "reach {peers} peer(s) through the mesh"),
+            Action::CheckPeers { peers, .. } => write!(f, "reach {} peer(s) through the mesh", peers.len()),
             Action::PruneKeys => f.write_str("delete keys that are not used any more"),
         }
     }

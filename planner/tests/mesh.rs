@@ -4,7 +4,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use roadie_model::definition::{Host, Service};
 use roadie_model::facts::{HostFacts, ReleaseFacts, ReleaseState, ServiceState};
 use roadie_model::id::{HostName, PackageId, ServiceName};
-use roadie_model::mesh::{Endpoint, Engine, Mesh, MeshFacts, NamesMode, Topology};
+use roadie_model::mesh::{Endpoint, Engine, Member, Mesh, MeshFacts, NamesMode, Topology};
 use roadie_model::plan::{Action, HostPlan, Undo};
 use roadie_planner::{MeshHost, MeshInput, MeshPlan, MeshRefusal, departed, plan_mesh, plan_mesh_rollback, unmeasured};
 use std::collections::{BTreeMap, BTreeSet};
@@ -337,9 +337,9 @@ fn who_gets_a_new_key_waits_for_the_others() {
     let (facts, mesh) = &back.facts[&name("edge-2")];
     let generation = after.facts[&name("edge-2")].0.releases[0].version.clone();
     let at = MeshHost { host: &back.hosts[&name("edge-2")], facts, mesh };
-    let rollback = plan_mesh_rollback(&back.mesh, at, &generation).expect("a plan");
+    let rollback = plan_mesh_rollback(&back.mesh, at, Vec::new(), &generation).expect("a plan");
     assert_eq!(rollback.release, after.facts[&name("edge-2")].0.current);
-    assert!(plan_mesh_rollback(&back.mesh, at, "no such").is_none());
+    assert!(plan_mesh_rollback(&back.mesh, at, Vec::new(), "no such").is_none());
 }
 
 #[test]
@@ -476,4 +476,88 @@ fn a_host_that_cannot_be_reached_stays_known_by_the_others_records() {
     let plan = fleet.plan();
     assert!(!plan.members.iter().any(|m| m.name.as_str() == "edge-3"));
     assert!(plan.warnings[0].contains("`edge-3` is left out"), "{:?}", plan.warnings);
+}
+
+#[test]
+fn a_copied_disk_is_refused_before_two_hosts_are_taken_for_one() {
+    let mut fleet = Fleet::new(3);
+    fleet.facts.get_mut(&name("edge-3")).expect("there").1.public_key = Some(key(1));
+    let refusals = fleet.refusals();
+    assert_eq!(refusals[0].0.as_str(), "edge-3");
+    assert!(refusals[0].1.problem.contains("same key as `edge-1`"), "{refusals:?}");
+}
+
+#[test]
+fn no_host_decides_for_the_others_what_they_take_for_private() {
+    let fleet = Fleet::new(3);
+    let mut after = fleet.after(&fleet.plan());
+    let own = |members: &[Member]| members.iter().find(|m| m.name.as_str() == "edge-2").expect("known").clone();
+    let kept = own(&after.facts[&name("edge-2")].1.members);
+    let lies = &mut after.facts.get_mut(&name("edge-1")).expect("there").1.members;
+    for member in lies.iter_mut() {
+        member.v6 = "2001:db8::1".parse().expect("an address");
+        member.public_key = key(66);
+    }
+    lies.push(Member {
+        name: name("a-stranger"),
+        public_key: key(67),
+        v4: "10.86.0.9".parse().expect("v4"),
+        v6: "2001:db8::9".parse().expect("v6"),
+    });
+    let plan = after.plan();
+    let now = own(&plan.members);
+    assert_eq!(now, kept, "each host's own word counts, and the prefix that most have");
+    assert!(!plan.members.iter().any(|m| m.name.as_str() == "a-stranger"));
+    // Of one that cannot be asked, most records decide.
+    after.facts.remove(&name("edge-2"));
+    let third = after.facts.get(&name("edge-3")).expect("there").clone();
+    after.hosts.insert(name("edge-4"), Host { name: name("edge-4"), address: "192.0.2.4".into(), local: false, ..Host::local() });
+    after.mesh.hosts.push(name("edge-4"));
+    after.facts.insert(name("edge-4"), (third.0, MeshFacts { public_key: Some(key(4)), ..third.1 }));
+    assert_eq!(own(&after.plan().members).public_key, kept.public_key);
+    // Only a public one: a new one is made.
+    let mut alone = Fleet::new(2);
+    for (_, mesh) in alone.facts.values_mut() {
+        mesh.members = vec![Member {
+            name: name("edge-1"),
+            public_key: key(1),
+            v4: "10.86.0.9".parse().expect("v4"),
+            v6: "2001:db8::9".parse().expect("v6"),
+        }];
+    }
+    assert!(alone.plan().members.iter().all(|m| m.v6.to_string().starts_with("fd12:3456:789a:")));
+}
+
+#[test]
+fn all_hosts_have_one_generation_whoever_answers_and_whatever_they_measured() {
+    let fleet = Fleet::new(3);
+    let of = |plan: &MeshPlan| plan.hosts.iter().map(|p| p.version.clone()).collect::<BTreeSet<_>>();
+    let first = of(&fleet.plan());
+    assert_eq!(first.len(), 1);
+    let mut after = fleet.after(&fleet.plan());
+    after.facts.get_mut(&name("edge-1")).expect("there").1.paths.insert(name("edge-2"), 1300);
+    assert_eq!(of(&after.plan()), first);
+    after.facts.remove(&name("edge-3"));
+    assert_eq!(of(&after.plan()), first);
+    after.hosts.get_mut(&name("edge-1")).expect("there").address = "192.0.2.77".into();
+    let moved = after.plan();
+    assert_ne!(of(&moved), first);
+    assert!(moved.hosts.iter().all(|p| !p.is_noop()), "the host itself as well, so that all can go back together");
+    // Only those that take part are asked.
+    let asked = moved.hosts[0].steps.iter().find_map(|s| match &s.action {
+        Action::CheckPeers { peers, .. } => Some(peers.clone()),
+        _ => None,
+    });
+    assert_eq!(asked, Some(vec![name("edge-2")]));
+}
+
+#[test]
+fn a_host_without_ipv6_has_no_name_there_and_is_not_asked_for_it() {
+    let mut fleet = Fleet::new(2);
+    fleet.facts.get_mut(&name("edge-2")).expect("there").1.missing.push("ipv6".into());
+    let plan = fleet.plan();
+    let said = told(&plan.hosts[0]).text;
+    assert_eq!(block(&said, "WITHOUT6"), "edge-2\n");
+    assert_eq!(block(&said, "NAMES").matches("edge-2.mesh.local").count(), 1);
+    assert_eq!(block(&said, "NAMES").matches("edge-1.mesh.local").count(), 2);
 }

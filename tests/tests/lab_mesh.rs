@@ -11,7 +11,9 @@ const BASE: &str = "/opt/roadie/mesh.roadie0";
 fn definition(hosts: &[LabHost], mesh: &str) -> String {
     let mut text = String::from("hosts:\n");
     for (name, host) in named(hosts) {
-        text.push_str(&format!("  {name}: {{address: {}, user: root}}\n", host.address));
+        // One of them through sudo.
+        let user = if name == "b" { "deploy" } else { "root" };
+        text.push_str(&format!("  {name}: {{address: {}, user: {user}}}\n", host.address));
     }
     text.push_str(&format!("mesh: {mesh}\n"));
     text.push_str(
@@ -602,4 +604,26 @@ fn an_endpoint_whose_name_moves_is_found_again() {
     points_at(&hosts[0].address);
     within(Duration::from_secs(60), "the name is looked up anew", reached);
     hosts[1].root("sed -i '/gate.example.test/d' /etc/hosts");
+}
+
+#[test]
+fn a_host_that_is_gone_keeps_nobody_from_changing() {
+    let Some(hosts) = lab("a_host_that_is_gone_keeps_nobody_from_changing", 3) else { return };
+    let project = project(&hosts, "true");
+    project.roadie(&["mesh", "apply"]).exits(0);
+    hosts[2].lab("power", &[]);
+    project.write("roadie.yaml", &definition(&hosts, "{port: 51999}").replace("user: root}", "user: root, timeout: 2s}"));
+    // Not without being asked to: it would be left behind.
+    project.roadie(&["mesh", "apply"]).exits(1).says("so no host was changed");
+    project.roadie(&["mesh", "apply", "--skip-unreachable"]).exits(11);
+    assert_eq!(hosts[1].root("wg show roadie0 listen-port"), "51999");
+    reaches(&hosts[0], "b.mesh.local");
+    project.roadie(&["mesh", "remove", "c", "--yes"]).exits(0).says("forgotten by the others");
+    assert!(!hosts[0].root("cat /etc/hosts").contains("c.mesh.local"));
+    // It comes back, and is taken in again.
+    hosts[2].lab("boot", &[]);
+    project.roadie(&["mesh", "apply"]).exits(0);
+    all_reach_all(&hosts);
+    project.write("roadie.yaml", &definition(&hosts, "{topology: {hub: c}}"));
+    project.roadie(&["mesh", "remove", "c", "--yes"]).exits(2).says("it is the hub");
 }

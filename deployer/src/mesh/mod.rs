@@ -20,7 +20,7 @@ use futures::future::join_all;
 use ipnet::Ipv6Net;
 use roadie_model::definition::{Definition, Host, Service};
 use roadie_model::event::{EventKind, HostReport};
-use roadie_model::facts::HostFacts;
+use roadie_model::facts::{HostFacts, ReleaseState};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::mesh::{Engine, Member, Mesh, MeshFacts};
 use roadie_model::outcome::Outcome;
@@ -45,8 +45,10 @@ pub enum MeshWork {
     Rotate(Vec<HostName>),
     /// Takes these hosts out everywhere, then off themselves.
     Remove(Vec<HostName>),
-    /// Brings all hosts back to a generation that they had: the one before, or the one named.
+    /// Brings all hosts back to a generation that they had: the one before, or the one named by its first digits.
     Rollback(Option<String>),
+    /// Undoes one change of the mesh, when it is still the last one; otherwise leaves all as it is.
+    Undo(Replaced),
 }
 
 /// How the work ended.
@@ -64,8 +66,32 @@ pub struct MeshReport {
     pub ports: Vec<PortAsked>,
     /// What a person should know although nothing stopped for it.
     pub warnings: Vec<String>,
-    /// The generation that each changed host had before.
-    pub replaced: BTreeMap<HostName, String>,
+    /// What became of the generation of each changed host.
+    pub replaced: BTreeMap<HostName, Replaced>,
+    /// The generation in force on each host that answered, then the earlier ones that it keeps, newest first.
+    pub generations: BTreeMap<HostName, Vec<String>>,
+}
+
+/// A generation that took the place of another, written `OLD>NEW`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Replaced {
+    /// What was there before.
+    pub old: String,
+    /// What is there now.
+    pub new: String,
+}
+
+impl std::fmt::Display for Replaced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}>{}", self.old, self.new)
+    }
+}
+
+impl Replaced {
+    /// Reads what was written.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.split_once('>').map(|(old, new)| Self { old: old.to_owned(), new: new.to_owned() })
+    }
 }
 
 /// A port of a service, asked from the host of one that depends on it, by the name that it is told.
@@ -102,9 +128,6 @@ struct Seen<'a> {
     began: Instant,
 }
 
-/// Longest wait for hosts that have not come as far as the others.
-const OTHERS: Duration = Duration::from_secs(10);
-
 /// Does `work` for the mesh of `definition`.
 pub async fn run(controller: &Controller, definition: &Definition, work: &MeshWork) -> MeshReport {
     let Some(mesh) = &definition.mesh else { return MeshReport::default() };
@@ -133,11 +156,14 @@ impl<'a> Round<'a> {
 
     async fn run(&self) -> MeshReport {
         let (mut seen, failed) = self.look_at_all().await;
-        let stops = failed.iter().any(|(_, report)| !self.controller.may_be_missing(report));
+        let leaves = |host: &Host| matches!(self.work, MeshWork::Remove(hosts) if hosts.contains(&host.name));
+        // The others can forget a host that is gone for good.
+        let gone = |host: &Host, report: &HostReport| leaves(host) && report.outcome == Outcome::Unreachable;
+        let stops = failed.iter().any(|(host, report)| !self.controller.may_be_missing(report) && !gone(host, report));
         if stops && !matches!(self.work, MeshWork::Show) {
             return self.let_all_go(seen, failed).await;
         }
-        if !matches!(self.work, MeshWork::Show | MeshWork::Rollback(_)) {
+        if !matches!(self.work, MeshWork::Show | MeshWork::Rollback(_) | MeshWork::Undo(_)) {
             let refusals = self.with_input(&seen, &BTreeMap::new(), planner::check_mesh);
             if !refusals.is_empty() {
                 return self.refused(seen, &refusals).await;
@@ -147,12 +173,22 @@ impl<'a> Round<'a> {
             MeshWork::Show => self.show(seen).await,
             MeshWork::Plan => self.plan_only(seen).await,
             MeshWork::Rollback(to) => self.roll_back(seen, to.as_deref()).await,
+            MeshWork::Undo(change) => self.undo(seen, change).await,
             _ => match self.prepare(&mut seen).await {
                 Ok(rotating) => self.apply(seen, &rotating).await,
                 Err((host, failure)) => self.give_up(seen, &host, &failure).await,
             },
         };
         for (host, report) in failed {
+            let forgotten = gone(host, &report) && result.outcome() == Outcome::Done;
+            let report = match forgotten {
+                true => HostReport {
+                    outcome: Outcome::Done,
+                    summary: format!("forgotten by the others; {}", report.summary),
+                    ..report
+                },
+                false => report,
+            };
             result.reports.push(self.finished(host, report));
         }
         result
@@ -269,12 +305,15 @@ impl<'a> Round<'a> {
             Ok(plan) => plan,
             Err(refusals) => return self.refused(seen, &refusals).await,
         };
+        if self.controller.cancel.level() > 0 {
+            return self.interrupted(seen).await;
+        }
         let mut result = MeshReport { members: plan.members, warnings: plan.warnings, ..MeshReport::default() };
         let (leaving, staying): (Vec<_>, Vec<_>) =
             seen.into_iter().partition(|s| !plan.hosts.iter().any(|p| p.host == s.host.name));
         let first = plan.hosts.iter().map(|p| p.host.clone()).filter(|h| !rotating.contains_key(h)).collect();
         self.carry_out(staying, &plan.hosts, first, &mut result).await;
-        let all_in = result.reports.iter().all(|r| r.report.outcome == Outcome::Done);
+        let all_in = result.outcome() == Outcome::Done && self.controller.cancel.level() == 0;
         for at in leaving {
             let report = self.take_off(at, all_in).await;
             result.reports.push(report);
@@ -298,9 +337,9 @@ impl<'a> Round<'a> {
                 result.reach.insert(report.host.clone(), reach);
             }
             result.seen.insert(report.host.clone(), mesh);
-            let changed = plans.iter().any(|p| p.host == report.host && !p.is_noop() && p.release != p.assumes.current);
-            if let Some(old) = before.get(&report.host).filter(|_| changed && report.report.outcome == Outcome::Done) {
-                result.replaced.insert(report.host.clone(), old.clone());
+            let new = plans.iter().find(|p| p.host == report.host).map(|p| p.version.clone()).unwrap_or_default();
+            if let Some(old) = before.get(&report.host).filter(|old| **old != new && report.report.outcome == Outcome::Done) {
+                result.replaced.insert(report.host.clone(), Replaced { old: old.clone(), new });
             }
             result.reports.push(report);
         }
@@ -364,6 +403,7 @@ impl<'a> Round<'a> {
         let mut run = Run::new(&task, at.session.clone(), shell, &plan, None);
         let end = run.run().await;
         let mut report = task.end_report("out of the mesh, its key deleted".into(), &plan, &end);
+        report.hint = report.hint.map(|_| "run it again".to_owned());
         run.close().await;
         report.ms = millis(at.began);
         self.finished(at.host, report)
@@ -371,26 +411,41 @@ impl<'a> Round<'a> {
 
     /// All hosts together to a generation that all of them have.
     async fn roll_back(&self, seen: Vec<Seen<'a>>, to: Option<&str>) -> MeshReport {
-        let generation = match to {
-            Some(prefix) => common_generation(&seen, |version| version.starts_with(prefix)),
-            None => common_generation(&seen, |_| true),
+        match earlier_generation(&seen, to) {
+            Ok(generation) => self.to_generation(seen, &generation).await,
+            Err((host, why)) => {
+                let failure = Failure::new(Outcome::FailedUnchanged, why)
+                    .hint("`roadie mesh show` lists what each host keeps; or change the definition and run `roadie mesh apply`");
+                self.give_up(seen, &host, &failure).await
+            }
+        }
+    }
+
+    /// Only where it is still the last change: a later one is somebody else's.
+    async fn undo(&self, seen: Vec<Seen<'a>>, change: &Replaced) -> MeshReport {
+        let now: BTreeSet<Option<String>> = seen.iter().map(|s| generation(&s.facts)).collect();
+        let is = |wanted: &str| now.len() == 1 && now.iter().flatten().any(|g| g == wanted);
+        let why = match seen.iter().find(|s| !keeps(s, &change.old)) {
+            _ if is(&change.old) => None,
+            _ if !is(&change.new) => Some(format!("it was changed again since generation {}", change.new)),
+            Some(at) => Some(format!("`{}` was not in generation {}", at.host.name, change.old)),
+            None => return self.to_generation(seen, &change.old).await,
         };
-        let Some(generation) = generation else {
-            let failure = Failure::new(Outcome::FailedUnchanged, "no earlier mesh is proven on all of its hosts")
-                .hint("change the definition and run `roadie mesh apply`");
-            let host = self.service.hosts.first().map(|h| h.name.clone());
-            return match host {
-                Some(host) => self.give_up(seen, &host, &failure).await,
-                None => MeshReport::default(),
-            };
+        join_all(seen.into_iter().map(|s| close(s.shell))).await;
+        let warnings = why.map(|why| format!("the mesh stays as it is: {why}")).into_iter().collect();
+        MeshReport { warnings, ..MeshReport::default() }
+    }
+
+    async fn to_generation(&self, seen: Vec<Seen<'a>>, generation: &str) -> MeshReport {
+        if self.controller.cancel.level() > 0 {
+            return self.interrupted(seen).await;
+        }
+        let plan = |at: &Seen<'a>| {
+            let others = seen.iter().map(|s| s.host.name.clone()).filter(|name| name != &at.host.name).collect();
+            let at = MeshHost { host: at.host, facts: &at.facts, mesh: &at.mesh };
+            planner::plan_mesh_rollback(self.mesh, at, others, generation)
         };
-        let plans: Vec<HostPlan> = seen
-            .iter()
-            .filter_map(|s| {
-                let at = MeshHost { host: s.host, facts: &s.facts, mesh: &s.mesh };
-                planner::plan_mesh_rollback(self.mesh, at, &generation)
-            })
-            .collect();
+        let plans: Vec<HostPlan> = seen.iter().filter_map(plan).collect();
         let first = plans.iter().map(|p| p.host.clone()).collect();
         let mut result = MeshReport::default();
         self.carry_out(seen, &plans, first, &mut result).await;
@@ -461,6 +516,7 @@ impl<'a> Round<'a> {
                 }
             }
             result.reach.insert(at.host.name.clone(), reach);
+            result.generations.insert(at.host.name.clone(), generations(&at.facts));
             result.seen.insert(at.host.name.clone(), at.mesh);
             let current = at.facts.current.as_ref().map(|r| r.short().to_owned());
             result.reports.push(self.finished(at.host, HostReport { current, ms: millis(at.began), ..report }));
@@ -529,6 +585,15 @@ impl<'a> Round<'a> {
         result
     }
 
+    async fn interrupted(&self, seen: Vec<Seen<'a>>) -> MeshReport {
+        let mut result = MeshReport::default();
+        for at in seen {
+            result.reports.push(self.finished(at.host, report(Outcome::Interrupted, "interrupted; no host was changed")));
+            close(at.shell).await;
+        }
+        result
+    }
+
     async fn not_begun(&self, seen: Vec<Seen<'a>>, reason: &str, result: &mut MeshReport) {
         for at in seen {
             result.reports.push(self.finished(at.host, report(Outcome::FailedUnchanged, reason)));
@@ -587,18 +652,45 @@ fn generation(facts: &HostFacts) -> Option<String> {
     facts.current.as_ref().and_then(|id| facts.release(id)).map(|r| r.version.clone())
 }
 
-/// The newest earlier generation that every host has proven and complete.
-fn common_generation(seen: &[Seen<'_>], wanted: impl Fn(&str) -> bool) -> Option<String> {
-    let first = seen.first()?;
-    let now = generation(&first.facts);
-    let good = |at: &Seen<'_>, version: &str| {
-        at.facts
-            .releases
-            .iter()
-            .any(|r| r.version == version && r.complete && r.state == roadie_model::facts::ReleaseState::Proven)
+/// Whether a host has a proven release of a generation.
+fn keeps(at: &Seen<'_>, generation: &str) -> bool {
+    at.facts.releases.iter().any(|r| r.version == generation && r.complete && r.state == ReleaseState::Proven)
+}
+
+/// The generation in force, then the earlier ones, newest first.
+fn generations(facts: &HostFacts) -> Vec<String> {
+    let now = generation(facts);
+    let proven = facts.releases.iter().filter(|r| r.complete && r.state == ReleaseState::Proven);
+    let mut all: Vec<String> = now.into_iter().collect();
+    for release in proven {
+        if !all.contains(&release.version) {
+            all.push(release.version.clone());
+        }
+    }
+    all
+}
+
+/// The generation to go back to, which every host keeps: the newest before the one in force, or the one that `to` begins.
+/// `Err`: whom that fails at, and why.
+fn earlier_generation(seen: &[Seen<'_>], to: Option<&str>) -> Result<String, (HostName, String)> {
+    let Some(first) = seen.first() else { return Err((HostName::local(), "no host answered".into())) };
+    let all = generations(&first.facts);
+    let found: Vec<&String> = match to {
+        Some(prefix) => all.iter().filter(|g| g.starts_with(prefix)).collect(),
+        None => all.iter().skip(1).take(1).collect(),
     };
-    let earlier = first.facts.releases.iter().map(|r| r.version.as_str()).filter(|v| Some(*v) != now.as_deref() && wanted(v));
-    earlier.into_iter().find(|version| seen.iter().all(|at| good(at, version))).map(str::to_owned)
+    let at = |why: String| (first.host.name.clone(), why);
+    let generation = match found.as_slice() {
+        [] => return Err(at(to.map_or("no earlier mesh was proven here".into(), |g| format!("no generation `{g}` here")))),
+        [one] => (*one).clone(),
+        many => return Err(at(format!("{} generations begin so", many.len()))),
+    };
+    match seen.iter().find(|s| !keeps(s, &generation)) {
+        Some(lacking) => {
+            Err((lacking.host.name.clone(), format!("it does not have generation {generation}, which the others keep")))
+        }
+        None => Ok(generation),
+    }
 }
 
 /// The mesh without hosts that leave.
@@ -628,20 +720,4 @@ fn fresh_v6() -> Ipv6Net {
     let random = u128::from(fastrand::u64(..)) & 0xff_ffff_ffff;
     let address = Ipv6Addr::from(0xfd_u128 << 120 | random << 80);
     Ipv6Net::new_assert(address, 48)
-}
-
-/// Longest wait at a meeting, for the run.
-pub(crate) async fn patiently<F>(waiting: F) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), String>>,
-{
-    match tokio::time::timeout(OTHERS, waiting).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(why)) => {
-            Err(Failure { causes: vec![why], ..Failure::new(Outcome::FailedUnchanged, "another host of the mesh failed") })
-        }
-        Err(_) => {
-            Err(Failure::new(Outcome::FailedUnchanged, format!("not all hosts of the mesh came as far within {OTHERS:.0?}")))
-        }
-    }
 }

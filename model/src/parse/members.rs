@@ -167,7 +167,16 @@ impl<'h> Members<'h> {
 
     /// What stands under `via` is not dialled.
     fn check_dialled(&self, mesh: &Mesh, via: &BTreeSet<&str>, network: Option<Ipv4Net>, problems: &mut Problems) {
+        let mut machines: HashMap<(&str, u16), &str> = HashMap::new();
         for (name, known) in &self.known {
+            if let Some(other) = machines.insert((known.host.address.as_str(), known.host.port), &known.shown) {
+                let message = format!("`{}` and `{other}` are one machine: it can be in the mesh once", known.shown);
+                problems.add(
+                    known.address,
+                    message,
+                    Some("name it once, or say under `hosts` of the mesh which is meant".into()),
+                );
+            }
             if via.contains(name.as_str()) || mesh.endpoints.contains_key(name) {
                 continue;
             }

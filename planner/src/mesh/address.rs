@@ -1,6 +1,6 @@
 //! Who has which address. Allocated by host name, kept by the hosts' own records: a new key or another order changes none.
 
-use super::{MeshInput, MeshRefusal};
+use super::{MeshHost, MeshInput, MeshRefusal};
 use ipnet::{Ipv4Net, Ipv6Net};
 use roadie_model::id::HostName;
 use roadie_model::mesh::{Member, Mesh};
@@ -37,28 +37,55 @@ impl Roster {
             };
             members.insert(name.clone(), Member { name: name.clone(), public_key, v4: *v4, v6: beside(v6, *v4) });
         }
-        Ok(Self { members, warnings })
+        match twins(&members) {
+            refusals if refusals.is_empty() => Ok(Self { members, warnings }),
+            refusals => Err(refusals),
+        }
     }
 }
 
-/// What records say of each host; its own word counts before that of others.
+/// Hosts with the key of another: a copied disk. Neither would be told from the other.
+fn twins(members: &BTreeMap<HostName, Member>) -> Vec<MeshRefusal> {
+    let all: Vec<&Member> = members.values().collect();
+    let of = |(at, member): (usize, &&Member)| {
+        let twin = all[..at].iter().find(|other| other.public_key == member.public_key)?;
+        let problem = format!("it has the same key as `{}`: its disk is a copy", twin.name);
+        let hint = "delete /opt/roadie/mesh.* on one of them (its mesh ends until the next run)".to_owned();
+        Some((member.name.clone(), Refusal { problem, hint }))
+    };
+    all.iter().enumerate().filter_map(of).collect()
+}
+
+/// What records say of the definition's hosts: each one's own word, and of those that are not there what most others say.
 fn known(input: &MeshInput<'_>) -> BTreeMap<HostName, Member> {
-    let mut known: BTreeMap<HostName, Member> = BTreeMap::new();
-    for at in input.hosts {
-        for member in &at.mesh.members {
-            let own = member.name == at.host.name;
-            if own || !known.contains_key(&member.name) {
-                known.insert(member.name.clone(), member.clone());
-            }
+    let mut known = BTreeMap::new();
+    for name in &input.mesh.hosts {
+        let said = |at: &MeshHost<'_>| at.mesh.members.iter().find(|m| &m.name == name).cloned();
+        let own = input.hosts.iter().find(|at| &at.host.name == name).and_then(said);
+        if let Some(member) = own.or_else(|| most(input.hosts.iter().filter_map(said))) {
+            known.insert(name.clone(), member);
         }
     }
     known
 }
 
-/// The /48 that is in use.
+/// What is said most often; of several the first.
+fn most<T: PartialEq>(words: impl Iterator<Item = T>) -> Option<T> {
+    let mut counted: Vec<(T, usize)> = Vec::new();
+    for word in words {
+        match counted.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((word, 1)),
+        }
+    }
+    let best = counted.iter().map(|(_, count)| *count).max()?;
+    counted.into_iter().find(|(_, count)| *count == best).map(|(word, _)| word)
+}
+
+/// The /48 that most have; only of the private space, whatever a host says.
 fn prefix(known: &BTreeMap<HostName, Member>) -> Option<Ipv6Net> {
-    let member = known.values().next()?;
-    Ipv6Net::new(member.v6, 48).ok().map(|net| net.trunc())
+    let nets = known.values().filter_map(|m| Ipv6Net::new(m.v6, 48).ok()).map(|net| net.trunc());
+    most(nets.filter(|net| net.network().segments()[0] & 0xfe00 == 0xfc00))
 }
 
 /// The IPv6 address of a host: its IPv4 address behind the network.

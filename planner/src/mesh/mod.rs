@@ -107,30 +107,39 @@ pub fn plan_mesh(input: &MeshInput<'_>) -> Result<MeshPlan, Vec<MeshRefusal>> {
     }
     let roster = Roster::of(input)?;
     let mut warnings = roster.warnings.clone();
-    let rendered: Vec<_> = input.hosts.iter().map(|at| release::render(input, &roster, *at, &mut warnings)).collect();
-    let generation = generation(input, &rendered);
-    let hosts = input.hosts.iter().zip(rendered).map(|(at, (id, text))| host_plan(input, &roster, *at, id, text, &generation));
+    warnings.extend(
+        departed(input).iter().map(|name| format!("`{name}` was in this mesh and is not any more: the others forget it")),
+    );
+    let generation = generation(input, &roster);
+    let rendered: Vec<_> =
+        input.hosts.iter().map(|at| release::render(input, &roster, *at, &generation, &mut warnings)).collect();
+    let hosts = input.hosts.iter().zip(rendered).map(|(at, (id, text))| host_plan(input, *at, id, text, &generation));
     Ok(MeshPlan { hosts: hosts.collect(), members: roster.members.values().cloned().collect(), warnings })
 }
 
-/// Names what all hosts have together: a host's record carries it as its version.
-fn generation(input: &MeshInput<'_>, rendered: &[(ReleaseId, Rendered)]) -> String {
+/// Names what all hosts have together: each host's record carries it, so a change of it changes all of them. What only one host
+/// measured is not in it, nor who could be reached.
+fn generation(input: &MeshInput<'_>, roster: &Roster) -> String {
     let mut digest = Sha256::new();
-    for (at, (id, _)) in input.hosts.iter().zip(rendered) {
-        digest.update(format!("{} {id}\n", at.host.name));
+    digest.update(serde_json::to_vec(input.mesh).unwrap_or_default());
+    for member in roster.members.values() {
+        let endpoint = routes::endpoint(input, &member.name).map(|e| format!("{}:{}", e.host, e.port)).unwrap_or_default();
+        digest.update(format!("{} {} {} {} {endpoint}\n", member.name, member.public_key, member.v4, member.v6));
+    }
+    for service in input.services.values() {
+        let hosts: Vec<&str> = service.hosts.iter().map(|h| h.name.as_str()).collect();
+        digest.update(format!("{} {hosts:?} {:?} {:?}\n", service.name, service.ports, service.depends_on));
     }
     crate::render::hex(&digest.finalize())[..12].to_owned()
 }
 
-fn host_plan(
-    input: &MeshInput<'_>,
-    roster: &Roster,
-    at: MeshHost<'_>,
-    release: ReleaseId,
-    rendered: Rendered,
-    generation: &str,
-) -> HostPlan {
-    let peers = routes::tunnels(input.mesh, &at.host.name).iter().filter(|t| roster.members.contains_key(&t.peer)).count();
+/// The other hosts that are looked at in this run.
+fn others(input: &MeshInput<'_>, host: &HostName) -> Vec<HostName> {
+    input.hosts.iter().map(|h| h.host.name.clone()).filter(|name| name != host).collect()
+}
+
+fn host_plan(input: &MeshInput<'_>, at: MeshHost<'_>, release: ReleaseId, rendered: Rendered, generation: &str) -> HostPlan {
+    let peers = others(input, &at.host.name);
     let rotates = input.rotating.contains_key(&at.host.name);
     let waits = rotates && input.hosts.iter().any(|h| !input.rotating.contains_key(&h.host.name));
     let as_wanted = is_in_force(at, &release);
@@ -159,7 +168,13 @@ fn is_in_force(at: MeshHost<'_>, release: &ReleaseId) -> bool {
         && at.mesh.drift.is_empty()
 }
 
-fn steps(facts: &HostFacts, to: &ReleaseId, generation: &str, peers: usize, waits: bool) -> Vec<roadie_model::plan::Step> {
+fn steps(
+    facts: &HostFacts,
+    to: &ReleaseId,
+    generation: &str,
+    peers: Vec<HostName>,
+    waits: bool,
+) -> Vec<roadie_model::plan::Step> {
     let mut steps = Steps::default();
     if !facts.release(to).is_some_and(|r| r.complete) {
         let discard = by(Action::Discard { release: to.clone(), package: None });
@@ -178,7 +193,7 @@ fn steps(facts: &HostFacts, to: &ReleaseId, generation: &str, peers: usize, wait
     steps.finish()
 }
 
-fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, peers: usize, waits: bool) {
+fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, peers: Vec<HostName>, waits: bool) {
     let old = crate::deploy::way_back(facts).map(|r| r.id.clone());
     let restore = match &old {
         Some(release) => by(Action::Restore { release: release.clone(), health: Health::is_up() }),
@@ -208,7 +223,7 @@ fn switch(steps: &mut Steps, facts: &HostFacts, to: &ReleaseId, peers: usize, wa
 /// Plans the return of one host to the mesh of `generation`; `None` when it has no proven release of it.
 ///
 /// All hosts of a mesh go back together: their keys and ports only fit each other's of the same generation.
-pub fn plan_mesh_rollback(mesh: &Mesh, at: MeshHost<'_>, generation: &str) -> Option<HostPlan> {
+pub fn plan_mesh_rollback(mesh: &Mesh, at: MeshHost<'_>, peers: Vec<HostName>, generation: &str) -> Option<HostPlan> {
     let target = at.facts.releases.iter().find(|r| r.version == generation && r.complete && r.state == ReleaseState::Proven)?;
     let as_wanted = is_in_force(at, &target.id);
     let mut facts = at.facts.clone();
@@ -217,7 +232,7 @@ pub fn plan_mesh_rollback(mesh: &Mesh, at: MeshHost<'_>, generation: &str) -> Op
     if !as_wanted {
         let seal = Action::Seal { release: target.id.clone(), package: target.package.clone(), version: target.version.clone() };
         steps.push(Stage::Prepare, seal, Undo::Nothing);
-        switch(&mut steps, &facts, &target.id, mesh.hosts.len().saturating_sub(1), false);
+        switch(&mut steps, &facts, &target.id, peers, false);
     }
     Some(HostPlan {
         host: at.host.name.clone(),

@@ -18,9 +18,15 @@ pub const SCRIPT: &str = include_str!("../../../templates/mesh.sh");
 const LIFECYCLE: &str = "systemd reload";
 
 /// The release of one host.
-pub fn render(input: &MeshInput<'_>, roster: &Roster, at: MeshHost<'_>, warnings: &mut Vec<String>) -> (ReleaseId, Rendered) {
+pub fn render(
+    input: &MeshInput<'_>,
+    roster: &Roster,
+    at: MeshHost<'_>,
+    generation: &str,
+    warnings: &mut Vec<String>,
+) -> (ReleaseId, Rendered) {
     let host = &at.host.name;
-    let run = format!("#!/bin/sh\n{}{SCRIPT}", data(input, roster, at));
+    let run = format!("#!/bin/sh\n# generation {generation}\n{}{SCRIPT}", data(input, roster, at));
     let unit = unit(&input.mesh.interface, &at.facts.root);
     let id = release_id(&["mesh", LIFECYCLE, &unit, "", "", &run]);
     let mut rendered = Rendered {
@@ -46,7 +52,7 @@ fn unit(interface: &str, root: &str) -> String {
         "[Unit]\nDescription=roadie mesh {interface}\nWants=network-pre.target\nAfter=network-pre.target systemd-sysctl.service nftables.service\n\
          Before=network-online.target\nRequiresMountsFor={root}\n\n\
          [Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=30\nExecStart={script} up\nExecReload={script} apply\n\
-         ExecStop={script} down\n\n[Install]\nWantedBy=multi-user.target\n"
+         ExecStopPost={script} down\n\n[Install]\nWantedBy=multi-user.target\n"
     )
 }
 
@@ -69,6 +75,7 @@ fn data(input: &MeshInput<'_>, roster: &Roster, at: MeshHost<'_>) -> String {
         ("PEERS", peers(input, roster, at)),
         ("MEMBERS", roster.members.values().map(member).collect()),
         ("PATHS", paths(input, roster, at)),
+        ("WITHOUT6", without_v6(input)),
     ];
     lines.iter().fold(String::new(), |mut text, (name, value)| {
         let _ = writeln!(text, "{name}={}", quote(value));
@@ -83,6 +90,16 @@ fn member(m: &Member) -> String {
 fn narrow(roster: &Roster, ways: &[(HostName, u16)]) -> String {
     let line = |(name, size): &(HostName, u16)| roster.members.get(name).map(|m| format!("{name} {} {} {size}\n", m.v4, m.v6));
     ways.iter().filter_map(line).collect()
+}
+
+/// Hosts whose kernel has no IPv6.
+fn without_v6(input: &MeshInput<'_>) -> String {
+    let lacking = input.hosts.iter().filter(|h| lacks_v6(h));
+    lacking.map(|h| format!("{}\n", h.host.name)).collect()
+}
+
+fn lacks_v6(at: &MeshHost<'_>) -> bool {
+    at.mesh.missing.iter().any(|m| m == "ipv6")
 }
 
 /// What this host measured, for those that are still there.
@@ -137,7 +154,10 @@ fn names(input: &MeshInput<'_>, roster: &Roster) -> String {
         if all.is_empty() {
             continue;
         }
-        let _ = writeln!(text, "{} {}\n{} {}", member.v4, all.join(" "), member.v6, all.join(" "));
+        let _ = writeln!(text, "{} {}", member.v4, all.join(" "));
+        if !input.hosts.iter().any(|h| h.host.name == member.name && lacks_v6(h)) {
+            let _ = writeln!(text, "{} {}", member.v6, all.join(" "));
+        }
     }
     text
 }

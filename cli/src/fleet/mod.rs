@@ -1,5 +1,7 @@
 //! The verbs that talk to hosts.
 
+mod along;
+
 use crate::args::{Global, MeshVerb, Named, Verb};
 use crate::backup;
 use crate::mesh;
@@ -21,7 +23,7 @@ use roadie_model::package::Package;
 use roadie_model::plan::HostPlan;
 use roadie_packager::Store;
 use roadie_planner::SavedPlan;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -140,6 +142,11 @@ impl Fleet {
         self.controller.mesh(definition, work).await
     }
 
+    /// Prints what was planned.
+    pub fn print_plans(&self) {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(print_plan);
+    }
+
     /// Forgets an interruption: what comes now is the cleaning up after it.
     pub fn calm(&self) {
         self.cancel.reset();
@@ -175,7 +182,9 @@ impl Fleet {
                 self.deploy(definition, &targets, &packages, How { skip_health: skip_health_check, saved: None, mesh }).await
             }
             Verb::Rollback { to, .. } => {
-                if let Some(code) = self.mesh_back(definition, &targets, to.as_deref()).await {
+                if to.is_none()
+                    && let Some(code) = self.mesh_back(definition, &targets).await
+                {
                     return Ok(code);
                 }
                 self.change(definition, &targets, |_| Work::Rollback { to: to.clone() }).await
@@ -197,59 +206,6 @@ impl Fleet {
             Verb::Restore { .. } => backup::restore(&self.controller, &targets).await,
             Verb::Exec { command } => self.exec(&targets, &command).await,
             _ => Err(Fatal::usage("this verb does not work on hosts")),
-        }
-    }
-
-    /// Whether no service and no host was chosen.
-    fn is_everything(&self, named: &Named) -> bool {
-        self.global.hosts.is_empty() && self.global.services.is_empty() && named.names.is_empty()
-    }
-
-    /// A deploy of everything begins with the mesh: services find each other through it. `Err`: it failed, with this code.
-    async fn mesh_first(&self, definition: &Definition, named: &Named) -> Result<Option<MeshReport>, u8> {
-        if definition.mesh.is_none() || !self.is_everything(named) {
-            return Ok(None);
-        }
-        let report = self.mesh(definition, &MeshWork::Apply).await;
-        let missing = |r: &TaskReport| self.controller.may_be_missing(&r.report);
-        if report.reports.iter().all(|r| r.report.outcome == Outcome::Done || missing(r)) {
-            mesh::in_short(&report, self.global.json);
-            return Ok(Some(report));
-        }
-        Err(mesh::tell(&report, &MeshWork::Apply, self.global.json).exit_code())
-    }
-
-    /// Services that came together with a change of the mesh go back together with it. `Some`: that failed, with this code.
-    ///
-    /// Only where they go back to what they replaced (`to` is not given) and all of them say the same.
-    async fn mesh_back(&self, definition: &Definition, targets: &[(Service, Vec<Host>)], to: Option<&str>) -> Option<u8> {
-        if definition.mesh.is_none() || to.is_some() {
-            return None;
-        }
-        let reports = self.controller.run(self.waves(definition, targets, |_| Work::Status)).await;
-        let came_with: BTreeSet<String> = reports.iter().filter_map(|r| facts(r)?.came_with).collect();
-        let mut generations = came_with.into_iter();
-        let (Some(generation), None) = (generations.next(), generations.next()) else { return None };
-        let work = MeshWork::Rollback(Some(generation));
-        let report = self.mesh(definition, &work).await;
-        if report.outcome() == Outcome::Done {
-            mesh::in_short(&report, self.global.json);
-            return None;
-        }
-        Some(mesh::tell(&report, &work, self.global.json).exit_code())
-    }
-
-    /// A mesh that was changed for services of which none stayed goes back with them.
-    async fn mesh_back_after(&self, definition: &Definition, changed: &MeshReport, reports: &[TaskReport]) {
-        let back = reports.iter().any(|r| r.report.outcome == Outcome::RolledBack);
-        let new = reports.iter().any(|r| r.report.outcome == Outcome::Done && !r.report.summary.starts_with("nothing to do"));
-        let generations: BTreeSet<&String> = changed.replaced.values().collect();
-        let (true, false, Some(generation)) = (back, new, generations.first()) else { return };
-        let report = self.mesh(definition, &MeshWork::Rollback(Some((*generation).clone()))).await;
-        if report.outcome() == Outcome::Done {
-            out::note(&format!("the mesh went back to generation {generation}, as it was before this deploy"));
-        } else {
-            mesh::tell(&report, &MeshWork::Rollback(None), self.global.json);
         }
     }
 
@@ -310,22 +266,22 @@ impl Fleet {
         targets: &[(Service, Vec<Host>)],
         work: impl Fn(&ServiceName) -> Work,
     ) -> Result<u8, Fatal> {
-        Ok(self.changed(definition, targets, work).await.1)
+        let (reports, changes) = self.changed(definition, targets, work).await;
+        Ok(report::summary(&reports, changes, self.global.json).exit_code())
     }
 
-    /// The same, with what each host said.
+    /// What each host said, and whether it was meant to leave all of them on one release.
     async fn changed(
         &self,
         definition: &Definition,
         targets: &[(Service, Vec<Host>)],
         work: impl Fn(&ServiceName) -> Work,
-    ) -> (Vec<TaskReport>, u8) {
+    ) -> (Vec<TaskReport>, bool) {
         let waves = self.waves(definition, targets, &work);
         let changes = waves.iter().flatten().any(|g| g.verb.changes_release());
         let reports = self.controller.run(waves).await;
         self.remember(&reports);
-        let code = report::summary(&reports, changes, self.global.json).exit_code();
-        (reports, code)
+        (reports, changes)
     }
 
     /// Keeps what hosts run now in the store: they may need it again.
@@ -356,11 +312,11 @@ impl Fleet {
             skip_health: how.skip_health,
             saved: how.saved.clone(),
         };
-        let (reports, code) = self.changed(definition, targets, work).await;
+        let (mut reports, changes) = self.changed(definition, targets, work).await;
         if let Some(mesh) = &how.mesh {
-            self.mesh_back_after(definition, mesh, &reports).await;
+            reports.extend(self.mesh_back_after(definition, mesh, &reports).await);
         }
-        Ok(code)
+        Ok(report::summary(&reports, changes, self.global.json).exit_code())
     }
 
     async fn plan(
