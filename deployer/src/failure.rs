@@ -53,6 +53,9 @@ impl Failure {
                 Outcome::Unreachable,
                 Some("the host is down, or a firewall drops the packets; `timeout:` sets how long to wait".into()),
             ),
+            T::NoRoute { .. } => {
+                (Outcome::Unreachable, Some("the host is down, or `address` is not in a network of this machine".into()))
+            }
             T::TurnedAway { .. } => (
                 Outcome::Unreachable,
                 Some("sshd's MaxStartups or PerSourcePenalties turn us away: try again in a minute, or raise them there".into()),

@@ -86,6 +86,8 @@ impl LabHost {
     /// Takes everything of roadie off the host.
     pub fn reset(&self) {
         self.lab("heal", &[]);
+        // A test that failed may have left it down.
+        self.lab("boot", &[]);
         let script = r#"
             for unit in /etc/systemd/system/roadie-*.service; do
               [ -e "$unit" ] || continue

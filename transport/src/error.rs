@@ -22,6 +22,17 @@ pub enum TransportError {
         /// Dialled port.
         port: u16,
     },
+    /// No packet gets there: no route, or nobody on the network has that address.
+    #[error("cannot reach `{address}` port {port}")]
+    NoRoute {
+        /// Dialled address.
+        address: String,
+        /// Dialled port.
+        port: u16,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The server took the connection and closed it before any key was shown: it has too many starting at once, or punishes
     /// our address for earlier failures.
     #[error("`{address}` port {port} closed the connection before the handshake ({reason}), {attempts} times")]

@@ -363,9 +363,7 @@ async fn dial(options: &SshOptions) -> Result<TcpStream, TransportError> {
     let stream = match timeout(options.connect_timeout, first_of(&found)).await {
         Err(_) => return Err(timed_out("connecting to")),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => return Err(TransportError::Refused { address, port }),
-        Ok(Err(source)) => {
-            return Err(TransportError::Local { what: format!("cannot connect to `{address}` port {port}"), source });
-        }
+        Ok(Err(source)) => return Err(TransportError::NoRoute { address, port, source }),
         Ok(Ok(stream)) => stream,
     };
     // `connect_stream` leaves the socket as it is: without this, small requests wait for Nagle.

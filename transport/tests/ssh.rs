@@ -258,6 +258,10 @@ async fn refused_silent_and_unresolvable_are_told_apart() {
     let error = fails(SshOptions { address: "no-such-host.invalid".into(), ..place.options() }).await;
     assert!(matches!(&error, TransportError::Resolve { .. } | TransportError::TimedOut { .. }), "{error:?}");
 
+    // Nobody can be connected to there: the kernel says so at once, as it does of a host that is down in its own network.
+    let error = fails(SshOptions { address: "255.255.255.255".into(), ..place.options() }).await;
+    assert!(matches!(&error, TransportError::NoRoute { .. }), "{error:?}");
+
     // A full queue of connections: the kernel drops what comes, as a firewall would.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
