@@ -47,6 +47,7 @@ AT_BOOT=
 ACTING=
 WATCHDOG=
 step_id=0
+timers=0
 stopped=
 started_as=
 reason=
@@ -678,18 +679,7 @@ disarm_guard() {
 }
 by_systemd() { [ "$LIFE" = systemd ] && systemd_answers && has systemd-run; }
 guard_timer() { # SECONDS
-  if by_systemd; then
-    tries=10
-    until run_timer "$1"; do
-      # One of that name is still loaded: systemd lets go of a guard that ended just now in its own time.
-      tries=$((tries - 1))
-      [ $tries -gt 0 ] || return 1
-      stop_timer
-      sc reset-failed "$GUARD.timer" "$GUARD.service" 2>/dev/null
-      sleep 0.2
-    done
-    return 0
-  fi
+  if by_systemd; then run_timer "$1"; return; fi
   # It waits for the deadline that the file names, also when that moves, and ends with the file.
   (
     trap - HUP PIPE
@@ -700,15 +690,18 @@ guard_timer() { # SECONDS
   note="the guard of this lifecycle does not survive a reboot"
 }
 run_timer() { # SECONDS
+  # A name of its own each time: systemd lets go of one that ended in its own time, and no other can have that name until then.
+  timers=$((timers + 1))
+  uptime_s
   # What it starts may be a supervisor of the simple lifecycle, which outlives it: systemd must not end that with it.
   # shellcheck disable=SC2086 # one flag or none
-  err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD" --on-active="$1" --timer-property=AccuracySec=100ms -p KillMode=process \
+  err=$(systemd-run $USER_FLAG --quiet --collect --unit="$GUARD:$up-$$-$timers" --on-active="$1" --timer-property=AccuracySec=100ms -p KillMode=process \
     -p Restart=on-failure -p RestartSec=5 env "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- sh "$S/host.sh" deadline 2>&1)
 }
 stop_timer() {
   # The guard itself is what the timer started.
   [ -z "$ACTING" ] || return 0
-  if by_systemd; then sc stop "$GUARD.timer" "$GUARD.service" 2>/dev/null; fi
+  if by_systemd; then sc stop "$GUARD:*.timer" "$GUARD:*.service" 2>/dev/null; fi
   if first_line "$S/waiter" && proc_start "${line%-*}" && [ "$started" = "${line#*-}" ]; then kill -TERM "-${line%-*}" 2>/dev/null; fi
   rm -f "$S/waiter"
 }

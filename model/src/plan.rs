@@ -160,7 +160,7 @@ pub enum Action {
     },
     /// Removes the service from the host: process, unit, all releases, records.
     Remove,
-    /// Waits until all other hosts of the mesh know this one's new key. Done by the controller.
+    /// Waits until the hosts of the mesh that go first have it in force. Done by the controller.
     AwaitPeers,
     /// Waits until the mesh is in force everywhere, then asks each peer through it, and opens a new connection to the host.
     CheckPeers {
@@ -218,7 +218,7 @@ impl fmt::Display for Action {
             }
             Action::Prune { remove } => write!(f, "delete {} old release(s)", remove.len()),
             Action::Remove => f.write_str("remove the service and all its releases"),
-            Action::AwaitPeers => f.write_str("wait until the others know the new key"),
+            Action::AwaitPeers => f.write_str("wait until the others are ready for it"),
             Action::CheckPeers { peers, .. } => write!(f, "reach {} peer(s) through the mesh", peers.len()),
             Action::PruneKeys => f.write_str("delete keys that are not used any more"),
         }

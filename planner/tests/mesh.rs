@@ -343,6 +343,14 @@ fn who_gets_a_new_key_waits_for_the_others() {
 }
 
 #[test]
+fn who_cannot_be_dialled_goes_when_the_others_are_ready() {
+    let mut fleet = Fleet::new(3);
+    fleet.mesh.via.insert(name("edge-3"), name("edge-1"));
+    let waits = |plan: &HostPlan| plan.steps.iter().any(|s| matches!(s.action, Action::AwaitPeers));
+    assert_eq!(fleet.plan().hosts.iter().map(waits).collect::<Vec<_>>(), [false, false, true]);
+}
+
+#[test]
 fn packets_are_as_large_as_their_own_way_carries() {
     /// The interface's MTU, and name and size of each narrower way.
     fn sizes(fleet: &Fleet, host: &str) -> String {

@@ -127,7 +127,7 @@ impl Host {
 
     /// Kills the guard at work.
     pub fn kill_guard(&self) {
-        self.lab.root("systemctl kill --signal=KILL roadie-guard-hello.service");
+        self.lab.root("systemctl kill --signal=KILL 'roadie-guard-hello:*.service'");
     }
 
     /// What a run that is over must not leave.

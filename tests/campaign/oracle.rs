@@ -89,6 +89,8 @@ fn watch_current(host: &Host, _: &str, stop: &AtomicBool) -> Seen {
             Some(release) => {
                 seen.releases.insert(release.clone());
                 if let Some(damage) = host.damage(release)
+                    // The plug is being pulled: its disk does not answer.
+                    && !damage.contains("(os error 5)")
                     && host.path("/etc/os-release").exists()
                     && host.current().as_ref() == Some(release)
                 {

@@ -105,7 +105,7 @@ impl LabHost {
               [ -e "$file" ] || continue
               read -r _ supervisor _ <"$file"; kill -TERM "${supervisor%-*}" 2>/dev/null
             done
-            systemctl stop "roadie-guard-*" 2>/dev/null
+            systemctl stop "roadie-guard-*.timer" "roadie-guard-*.service" 2>/dev/null
             umount -l /opt/roadie 2>/dev/null
             rm -rf /opt/roadie /opt/set-up-* ~/.roadie /home/*/.roadie ~/.local/share/roadie /home/*/.local/share/roadie
             true"#;

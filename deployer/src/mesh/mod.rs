@@ -24,7 +24,7 @@ use roadie_model::facts::{HostFacts, ReleaseState};
 use roadie_model::id::{HostName, ServiceName};
 use roadie_model::mesh::{Engine, Member, Mesh, MeshFacts};
 use roadie_model::outcome::Outcome;
-use roadie_model::plan::HostPlan;
+use roadie_model::plan::{Action, HostPlan};
 use roadie_planner::{self as planner, MeshHost, MeshInput};
 use roadie_transport::Session;
 use std::collections::{BTreeMap, BTreeSet};
@@ -311,8 +311,7 @@ impl<'a> Round<'a> {
         let mut result = MeshReport { members: plan.members, warnings: plan.warnings, ..MeshReport::default() };
         let (leaving, staying): (Vec<_>, Vec<_>) =
             seen.into_iter().partition(|s| !plan.hosts.iter().any(|p| p.host == s.host.name));
-        let first = plan.hosts.iter().map(|p| p.host.clone()).filter(|h| !rotating.contains_key(h)).collect();
-        self.carry_out(staying, &plan.hosts, first, &mut result).await;
+        self.carry_out(staying, &plan.hosts, &mut result).await;
         let all_in = result.outcome() == Outcome::Done && self.controller.cancel.level() == 0;
         for at in leaving {
             let report = self.take_off(at, all_in).await;
@@ -322,9 +321,11 @@ impl<'a> Round<'a> {
     }
 
     /// Runs the plans side by side; hosts that are as wanted are let go.
-    async fn carry_out(&self, seen: Vec<Seen<'a>>, plans: &[HostPlan], first: BTreeSet<HostName>, result: &mut MeshReport) {
-        let busy: BTreeSet<HostName> = plans.iter().filter(|p| !p.is_noop()).map(|p| p.host.clone()).collect();
-        let first = first.intersection(&busy).cloned().collect();
+    async fn carry_out(&self, seen: Vec<Seen<'a>>, plans: &[HostPlan], result: &mut MeshReport) {
+        let busy = || plans.iter().filter(|p| !p.is_noop());
+        let waits = |p: &&HostPlan| p.steps.iter().any(|s| matches!(s.action, Action::AwaitPeers));
+        let first = busy().filter(|p| !waits(p)).map(|p| p.host.clone()).collect();
+        let busy = busy().map(|p| p.host.clone()).collect();
         let meeting = Meeting::new(busy, first);
         let before: BTreeMap<HostName, String> =
             seen.iter().filter_map(|s| Some((s.host.name.clone(), generation(&s.facts)?))).collect();
@@ -446,9 +447,8 @@ impl<'a> Round<'a> {
             planner::plan_mesh_rollback(self.mesh, at, others, generation)
         };
         let plans: Vec<HostPlan> = seen.iter().filter_map(plan).collect();
-        let first = plans.iter().map(|p| p.host.clone()).collect();
         let mut result = MeshReport::default();
-        self.carry_out(seen, &plans, first, &mut result).await;
+        self.carry_out(seen, &plans, &mut result).await;
         result
     }
 

@@ -27,8 +27,8 @@ pub use release::SCRIPT;
 const GUARD_S: u64 = 20;
 /// Seconds that the host waits for a controller that went away.
 const GRACE_S: u64 = 3;
-/// Seconds that peers have to answer.
-const ANSWER_S: u64 = 5;
+/// Seconds that peers have to answer: longer than WireGuard's pause between two handshakes (5 s and a little).
+const ANSWER_S: u64 = 8;
 /// Releases that stay on a host.
 const KEPT: usize = 5;
 
@@ -133,6 +133,11 @@ fn generation(input: &MeshInput<'_>, roster: &Roster) -> String {
     crate::render::hex(&digest.finalize())[..12].to_owned()
 }
 
+/// Whose new mesh the others must know before it is in force: a handshake that meets nobody is repeated only 5 s later.
+fn goes_second(input: &MeshInput<'_>, host: &HostName) -> bool {
+    input.rotating.contains_key(host) || input.mesh.via.contains_key(host)
+}
+
 /// The other hosts that are looked at in this run.
 fn others(input: &MeshInput<'_>, host: &HostName) -> Vec<HostName> {
     input.hosts.iter().map(|h| h.host.name.clone()).filter(|name| name != host).collect()
@@ -140,8 +145,7 @@ fn others(input: &MeshInput<'_>, host: &HostName) -> Vec<HostName> {
 
 fn host_plan(input: &MeshInput<'_>, at: MeshHost<'_>, release: ReleaseId, rendered: Rendered, generation: &str) -> HostPlan {
     let peers = others(input, &at.host.name);
-    let rotates = input.rotating.contains_key(&at.host.name);
-    let waits = rotates && input.hosts.iter().any(|h| !input.rotating.contains_key(&h.host.name));
+    let waits = goes_second(input, &at.host.name) && input.hosts.iter().any(|h| !goes_second(input, &h.host.name));
     let as_wanted = is_in_force(at, &release);
     let steps = if as_wanted { Vec::new() } else { steps(at.facts, &release, generation, peers, waits) };
     HostPlan {
