@@ -1,10 +1,10 @@
 //! The private network of a definition's hosts: what is wanted of it, and what was observed on a host.
 
 use crate::id::{HostName, ServiceName};
+use core::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// A WireGuard network between hosts, with every default filled in.

@@ -8,9 +8,9 @@ use super::tree::{Key, Place};
 use crate::definition::{RuntimeKind, Service};
 use crate::id::{HostName, ServiceName};
 use crate::mesh::{Endpoint, Mesh, NamesMode, Topology, is_dns_name};
+use core::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 
 /// Longest name that DNS has, without the last dot.
 const LONGEST_NAME: usize = 253;

@@ -6,9 +6,9 @@ use super::problems::Problems;
 use super::tree::{Key, Kind, Node, Place, Scalar, truth};
 use crate::id::HostName;
 use crate::mesh::{Endpoint, Mesh, NamesMode, Topology, is_dns_name};
+use core::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 const NAMES: [(&str, NamesMode); 2] = [("hosts", NamesMode::Hosts), ("none", NamesMode::None)];

@@ -1,13 +1,13 @@
 //! Who has which address. Allocated by host name, kept by the hosts' own records: a new key or another order changes none.
 
 use super::{MeshHost, MeshInput, MeshRefusal};
+use core::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use roadie_model::id::HostName;
 use roadie_model::mesh::{Member, Mesh};
 use roadie_model::plan::Refusal;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Everybody in the network.
 #[derive(Debug, Clone)]
