@@ -14,8 +14,9 @@ fn project(hosts: &[LabHost], deploy: &str) -> Project {
         &format!(
             "hosts:\n{}services:\n  hello:\n    hosts: [h1, h2, h3]\n    build: {{type: prebuilt, path: hello}}\n    deploy:\n      \
              args: [--listen, \"127.0.0.1:8080\"]\n      env: {{HELLO_VERSION: \"${{V:-1}}\"}}\n{deploy}      \
-             health: {{exec: \"! grep -q HELLO_VERSION=.3 env || test $(hostname) != host2\", timeout: 2s, interval: 200ms, stable_for: 200ms}}\n",
-            list.concat()
+             health: {{exec: \"! grep -q HELLO_VERSION=.3 env || test $(hostname) != host{}\", timeout: 2s, interval: 200ms, stable_for: 200ms}}\n",
+            list.concat(),
+            hosts.get(1).map_or(0, |h| h.lab_number),
         ),
     );
     project
