@@ -33,24 +33,25 @@ impl Probe {
         Self { host, far: None, name: name.into(), file }
     }
 
-    /// A TCP stream of one host to another, at most 3 MB/s: what is beside it must not get lost for want of room.
+    /// A TCP stream of one host to another, at most 400 kB/s: what is beside it must not get lost for want of room in a socket, when
+    /// all hosts share two cores and the tunnel's process has to wait for its turn.
     pub fn stream(from: LabHost, far: LabHost, to: &str) -> Self {
-        Self::stream_at(from, far, to, 0.02)
+        Self::stream_at(from, far, to, 8192, 0.02)
     }
 
     /// The same, as fast as it goes.
     pub fn fast_stream(from: LabHost, far: LabHost, to: &str) -> Self {
-        Self::stream_at(from, far, to, 0.0)
+        Self::stream_at(from, far, to, 65536, 0.0)
     }
 
-    fn stream_at(from: LabHost, far: LabHost, to: &str, pause: f32) -> Self {
+    fn stream_at(from: LabHost, far: LabHost, to: &str, chunk: u32, pause: f32) -> Self {
         let file = "/tmp/probe-stream".to_owned();
         let serve = "use IO::Socket::IP; my $l = IO::Socket::IP->new(LocalPort => 7777, Listen => 1, ReuseAddr => 1, LocalHost => q(::), V6Only => 0) or die; \
                      my $c = $l->accept; my ($n, $b) = (0); while (sysread($c, $b, 65536)) { $n += length $b } print $n";
         far.root(&format!("perl -e '{serve}' >{file}.got 2>&1 </dev/null & echo $! >{file}.far.pid; sleep 0.2"));
         let send = format!(
             "use IO::Socket::IP; $SIG{{PIPE}} = q(IGNORE); $SIG{{TERM}} = sub {{ exit 0 }}; my $s = IO::Socket::IP->new(PeerHost => q({to}), PeerPort => 7777) or die; \
-             my $b = q(x) x 65536; while (1) {{ defined syswrite($s, $b) or die; select(undef, undef, undef, {pause}) }}"
+             my $b = q(x) x {chunk}; while (1) {{ defined syswrite($s, $b) or die; select(undef, undef, undef, {pause}) }}"
         );
         from.root(&format!("perl -e '{send}' >{file}.sent 2>&1 </dev/null & echo $! >{file}.pid"));
         Self { host: from, far: Some(far), name: "stream".into(), file }

@@ -120,7 +120,9 @@ fn three_hosts_then_six_under_load_and_back_without_a_lost_packet() {
         let name = probe.name().to_owned();
         let (sent, lost) = probe.end();
         assert!(sent > 300, "{name}: {sent} packets are too few to tell");
-        assert_eq!(lost, 0, "{name}: of {sent}");
+        // What a socket had no room for was lost by the machine, and not by the change.
+        let full = three.iter().map(|h| h.root("awk '/^Udp:/ { n = $6 } END { print n }' /proc/net/snmp")).collect::<Vec<_>>();
+        assert_eq!(lost, 0, "{name}: of {sent}; packets without room in a socket, by host: {full:?}");
     }
     let (moved, broken) = stream.end();
     assert!(moved > 1_000_000 && broken == 0, "{moved} bytes, broken {broken} times");
