@@ -45,14 +45,14 @@ pub fn render(
     (id, rendered)
 }
 
-/// Before the network counts as online: what waits for that can use the mesh's names and addresses at once.
+/// Taken down twice: by hand while its process lives, which ends it at once; and behind a start that failed. Before the network counts as online: what waits for that can use the mesh's names and addresses at once.
 fn unit(interface: &str, root: &str) -> String {
     let script = format!("/bin/sh {root}/current/run.sh");
     format!(
         "[Unit]\nDescription=roadie mesh {interface}\nWants=network-pre.target\nAfter=network-pre.target systemd-sysctl.service nftables.service\n\
          Before=network-online.target\nRequiresMountsFor={root}\n\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=30\nExecStart={script} up\nExecReload={script} apply\n\
-         ExecStopPost={script} down\n\n[Install]\nWantedBy=multi-user.target\n"
+         [Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=30\nTimeoutStopSec=10\nExecStart={script} up\nExecReload={script} apply\n\
+         ExecStop={script} down\nExecStopPost={script} down\n\n[Install]\nWantedBy=multi-user.target\n"
     )
 }
 
