@@ -368,23 +368,19 @@ mesh_timer() { # WANTED
     --on-unit-active=30 --timer-property=AccuracySec=1s /bin/sh "${KEYS%/.roadie/keys}/current/run.sh" resolve 2>&1) ||
     mesh_die "cannot start $mesh_unit: $mesh_err"
 }
-# A packet to those peers whose name comes before ours, so that handshakes begin here and now. Not to all: when both ends of a tunnel
-# begin at the same moment, each forgets its own attempt over the other's, and both wait 5 s.
-mesh_poke() { # [LINES `KEY ...`: those of them whose endpoint is a name instead]
+# A packet to each peer, so that handshakes begin from here and now.
+mesh_poke() { # [LINES `KEY ...`: only those of them that have a name]
   mesh_has ping || return 0
-  while read -r mesh_before _ mesh_key mesh_at _ mesh_four _; do
+  while read -r _ mesh_key mesh_at _ mesh_four _; do
     case $mesh_four in -|'') continue ;; esac
     if [ $# -gt 0 ]; then
       mesh_endpoint "$mesh_at"
       [ -n "$mesh_named" ] || continue
       case $mesh_nl$1 in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
-    elif [ "$mesh_before" = 0 ]; then continue; fi
+    fi
     ping -n -q -c 1 -W 1 "$mesh_four" </dev/null >/dev/null 2>&1 8>&- 9>&- &
   done <<END
-$({ printf '%s\n=\n' "$MEMBERS"; mesh_peers; } | awk -v key="$PUBLIC" '
-    $0 == "=" { peers = 1; next }
-    !peers { if ($2 == key) own = $1; next }
-    { print (($1 "") < (own "") ? 1 : 0), $0 }')
+$(mesh_peers)
 END
 }
 
