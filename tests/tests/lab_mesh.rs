@@ -130,9 +130,8 @@ fn three_hosts_then_six_under_load_and_back_without_a_lost_packet() {
         let name = probe.name().to_owned();
         let (sent, lost) = probe.end();
         assert!(sent > 300, "{name}: {sent} packets are too few to tell");
-        // What a socket had no room for was lost by the machine, and not by the change.
         let full = overflows(three) - full_before;
-        assert!(lost == 0 || lost <= full, "{name}: {lost} of {sent}, {full} without room in a socket");
+        assert_eq!(lost, 0, "{name}: of {sent}; {full} packets found no room in a socket of these hosts");
     }
     let (moved, broken) = stream.end();
     assert!(moved > 1_000_000 && broken == 0, "{moved} bytes, broken {broken} times");
@@ -575,7 +574,7 @@ fn the_hosts_file_is_left_as_it_was() {
     let Some(hosts) = lab("the_hosts_file_is_left_as_it_was", 2) else { return };
     let project = project(&hosts, "true");
     // A line that ends as on another system, one without an end, and a mode of its own.
-    let keep = "cp -a /etc/hosts /root/hosts.kept; printf '10.9.9.9 odd\\r\\n# roadie other0: begin\\n10.1.1.1 last' >>/etc/hosts; chmod 640 /etc/hosts; chown deploy /etc/hosts";
+    let keep = "cp -a /etc/hosts /var/tmp/hosts.kept; printf '10.9.9.9 odd\\r\\n# roadie other0: begin\\n10.1.1.1 last' >>/etc/hosts; chmod 640 /etc/hosts; chown deploy /etc/hosts";
     let look = |host: &LabHost| host.root("sha256sum </etc/hosts; stat -c '%a %U' /etc/hosts");
     hosts[0].root(keep);
     let before = look(&hosts[0]);
@@ -586,14 +585,14 @@ fn the_hosts_file_is_left_as_it_was() {
     project.roadie(&["mesh", "apply"]).exits(0);
     assert_eq!(look(&hosts[0]), before);
     // In a container the file is a mount: it is written in place.
-    hosts[1].root("cp -a /etc/hosts /root/hosts.mounted; mount --bind /root/hosts.mounted /etc/hosts");
+    hosts[1].root("cp -a /etc/hosts /var/tmp/hosts.mounted; mount --bind /var/tmp/hosts.mounted /etc/hosts");
     project.write("roadie.yaml", &definition(&hosts, "true"));
     project.roadie(&["mesh", "apply"]).exits(0);
     reaches(&hosts[1], "a.mesh.local");
     project.roadie(&["mesh", "remove", "a", "b", "--yes"]).exits(0);
     assert_eq!(look(&hosts[0]), before);
     assert_eq!(hosts[1].root("grep roadie /etc/hosts; umount /etc/hosts; ls -d /run/roadie-mesh 2>/dev/null"), "");
-    hosts[0].root("cp -a /root/hosts.kept /etc/hosts");
+    hosts[0].root("cp -a /var/tmp/hosts.kept /etc/hosts");
 }
 
 #[test]
