@@ -96,34 +96,31 @@ mesh_peers() {
       print $1, $2, $3, $4, (v4 == "" ? "-" : v4), (v6 == "" || !six ? "-" : v6)
     }'
 }
+# A peer that tried to reach this host while it was away has an attempt waiting for our link-layer address. It is let out before
+# the tunnel is there: answered together with our own first attempt, the two cross.
+mesh_meet() {
+  mesh_pings || return 0
+  mesh_jobs=
+  while read -r _ _ mesh_at _; do
+    mesh_endpoint "${mesh_at:--}"
+    if [ -n "$mesh_named" ] || [ "${mesh_at:--}" = - ]; then continue; fi
+    mesh_host=${mesh_host#"["}
+    timeout 0.3 ping -n -q -c 1 -W 1 "${mesh_host%"]"}" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+    mesh_jobs="$mesh_jobs $!"
+  done <<END
+$PEERS
+END
+  # shellcheck disable=SC2086 # one word for each
+  [ -z "$mesh_jobs" ] || wait $mesh_jobs
+}
 mesh_make() {
   mesh_there "$IFACE" && return 0
+  mesh_meet
   mesh_err=$(ip link add dev "$IFACE" type wireguard 2>&1) && { mesh_made=1; return 0; }
   mesh_has wireguard-go || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go is not installed"
   [ -c /dev/net/tun ] || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go needs /dev/net/tun, which is not there"
   mesh_err=$(unset WG_PROCESS_FOREGROUND LOG_LEVEL; wireguard-go "$IFACE" </dev/null 2>&1 9>&-) || mesh_die "wireguard-go: $mesh_err"
   mesh_made=1
-}
-mesh_conf() { # LINES `HOST ADDRESS`
-  # Without a key or a port `wg syncconf` would take them away.
-  printf '[Interface]\nListenPort = %s\nPrivateKey = ' "$PORT"
-  cat "$mesh_file"
-  echo
-  while read -r _ mesh_key mesh_at mesh_alive mesh_allowed; do
-    [ -n "$mesh_key" ] || continue
-    printf '[Peer]\nPublicKey = %s\nPersistentKeepalive = %s\nAllowedIPs = %s\n' "$mesh_key" "$mesh_alive" "${mesh_allowed#-}"
-    mesh_endpoint "$mesh_at"
-    if [ "$mesh_at" = - ]; then continue; fi
-    if [ -n "$mesh_named" ]; then
-      case $mesh_nl$1 in *"$mesh_nl$mesh_host "*) ;; *) continue ;; esac
-      mesh_found=$mesh_nl$1$mesh_nl
-      mesh_found=${mesh_found#*"$mesh_nl$mesh_host "}
-      mesh_at=$(mesh_bracket "${mesh_found%%"$mesh_nl"*}"):$mesh_port
-    fi
-    printf 'Endpoint = %s\n' "$mesh_at"
-  done <<END
-$PEERS
-END
 }
 # First addresses of the names among the endpoints, all looked up at once: at boot nobody may answer yet. Peers that were heard of
 # lately stay where they are.
@@ -142,12 +139,79 @@ $PEERS
 END
   wait
 }
+# PEERS with addresses for the names among the endpoints, and - for those that are to stay where they are.
+mesh_peers_found() { # LINES `HOST ADDRESS`
+  while read -r mesh_name mesh_key mesh_at mesh_alive mesh_allowed; do
+    [ -n "$mesh_key" ] || continue
+    mesh_endpoint "$mesh_at"
+    if [ -n "$mesh_named" ]; then
+      mesh_at=-
+      case $mesh_nl$1 in *"$mesh_nl$mesh_host "*)
+        mesh_found=$mesh_nl$1$mesh_nl
+        mesh_found=${mesh_found#*"$mesh_nl$mesh_host "}
+        mesh_at=$(mesh_bracket "${mesh_found%%"$mesh_nl"*}"):$mesh_port ;;
+      esac
+    fi
+    printf '%s %s %s %s %s\n' "$mesh_name" "$mesh_key" "$mesh_at" "$mesh_alive" "$mesh_allowed"
+  done <<END
+$PEERS
+END
+}
+# What differs in the tunnel, a line each: `mute` (wg does not know the interface), `key`, `port IS`, `foreign KEY`,
+# `missing NAME KEY ENDPOINT KEEPALIVE ALLOWED`, and `endpoint|alive|allowed NAME KEY IS WANTED`. An empty list is `-`.
+mesh_tunnel_changes() { # LINES as PEERS
+  { printf '%s\n=\n' "$1" && mesh_dump "$IFACE"; } | awk -v public="$PUBLIC" -v port="$PORT" '
+    # Two lists are the same set: as long, and each of one in the other.
+    function same(a, b,  i, n, m, x, y, in_b) {
+      n = split(a, x, ","); m = split(b, y, ",")
+      for (i = 1; i <= m; i++) in_b[y[i]] = 1
+      for (i = 1; i <= n; i++) if (!(x[i] in in_b)) return 0
+      return n == m
+    }
+    $0 == "=" { compare = 1; next }
+    NF == 0 { next }
+    !compare { name[$2] = $1; at[$2] = $3; alive[$2] = $4; allowed[$2] = $5; order[++peers] = $2; next }
+    $2 == "self" { self = 1; if ($3 != public) print "key"; if ($4 != port) print "port", $4; next }
+    !($3 in name) { print "foreign", $3; next }
+    {
+      there[$3] = 1
+      if ($5 == "(none)") $5 = "-"
+      if ($9 == "off") $9 = 0
+      if (at[$3] != "-" && $4 != at[$3]) print "endpoint", name[$3], $3, $4, at[$3]
+      if ($9 != alive[$3]) print "alive", name[$3], $3, $9, alive[$3]
+      if (!same($5, allowed[$3])) print "allowed", name[$3], $3, $5, allowed[$3]
+    }
+    END {
+      if (!self) { print "mute"; exit }
+      for (i = 1; i <= peers; i++) { k = order[i]; if (!(k in there)) print "missing", name[k], k, at[k], alive[k], allowed[k] }
+    }'
+}
+# Only what differs is said to wg. Said again, what is so already is not for nothing: wireguard-go opens its socket anew for the
+# port that it listens on, and what waits in the old one is lost.
 mesh_tunnel() {
   mesh_key_file "$KEYS" "$PUBLIC"
-  # Looked at first: `wg syncconf` prints a line that it does not understand.
+  # Looked at first: wg prints a key that it does not understand.
   [ -r "$mesh_file" ] && mesh_word=$(wg pubkey 2>/dev/null <"$mesh_file") || mesh_die "there is no private key of $PUBLIC in $KEYS"
   [ "$mesh_word" = "$PUBLIC" ] || mesh_die "the private key of $PUBLIC in $KEYS is another one"
-  mesh_err=$(mesh_conf "$(mesh_addresses)" | wg syncconf "$IFACE" /dev/stdin 2>&1) || mesh_die "wg syncconf: $mesh_err"
+  set --
+  while read -r mesh_how mesh_name mesh_key mesh_at mesh_value mesh_allowed; do
+    case $mesh_how in
+      mute) mesh_die "wg does not know the interface" ;;
+      key) set -- private-key "$mesh_file" ;;
+      port) set -- "$@" listen-port "$PORT" ;;
+      foreign) set -- "$@" peer "$mesh_name" remove ;;
+      endpoint) set -- "$@" peer "$mesh_key" endpoint "$mesh_value" ;;
+      alive) set -- "$@" peer "$mesh_key" persistent-keepalive "$mesh_value" ;;
+      allowed) set -- "$@" peer "$mesh_key" allowed-ips "${mesh_value#-}" ;;
+      missing)
+        set -- "$@" peer "$mesh_key" persistent-keepalive "$mesh_value" allowed-ips "${mesh_allowed#-}"
+        [ "$mesh_at" = - ] || set -- "$@" endpoint "$mesh_at" ;;
+    esac
+  done <<END
+$(mesh_tunnel_changes "$(mesh_peers_found "$(mesh_addresses)")")
+END
+  [ $# -gt 0 ] || return 0
+  mesh_err=$(wg set "$IFACE" "$@" 2>&1 </dev/null) || mesh_die "wg set: $mesh_err"
 }
 # Prints `wrong ADDRESS` for what is there, `missing ADDRESS` for what is not.
 mesh_address_changes() {
@@ -368,25 +432,50 @@ mesh_timer() { # WANTED
     --on-unit-active=30 --timer-property=AccuracySec=1s /bin/sh "${KEYS%/.roadie/keys}/current/run.sh" resolve 2>&1) ||
     mesh_die "cannot start $mesh_unit: $mesh_err"
 }
-# A packet to each peer, so that handshakes begin from here and now.
-mesh_poke() { # [LINES `KEY ...`: only those of them that have a name]
+# A packet to peers, so that handshakes begin from here and now.
+mesh_poke() { # LINES `KEY ...`: those of them whose endpoint is a name
   mesh_has ping || return 0
   while read -r _ mesh_key mesh_at _ mesh_four _; do
-    case $mesh_four in -|'') continue ;; esac
-    if [ $# -gt 0 ]; then
-      mesh_endpoint "$mesh_at"
-      [ -n "$mesh_named" ] || continue
-      case $mesh_nl$1 in *"$mesh_nl$mesh_key "*) ;; *) continue ;; esac
-    fi
-    ping -n -q -c 1 -W 1 "$mesh_four" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+    mesh_endpoint "${mesh_at:--}"
+    [ -n "$mesh_named" ] || continue
+    case $mesh_nl$1 in *"$mesh_nl$mesh_key "*) mesh_poke_one "$mesh_four" 1 ;; esac
   done <<END
 $(mesh_peers)
+END
+}
+mesh_poke_one() { # IPV4 SECONDS: asks every second until there is an answer
+  case $1 in -|'') return ;; esac
+  ping -n -q -c 1 -w "$2" "$1" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+}
+# When both ends of a tunnel begin at the same moment, each forgets its own attempt over the other's, and both wait 5 s. So the one
+# whose name comes later begins; the other does after a second, if nothing came: its peer may have been up all the time. Both ask
+# more than once: an attempt that wireguard-go gave up for the other end's is not made again without a packet that wants to go.
+mesh_greet() { # SINCE: seconds of the clock
+  mesh_has ping || return 0
+  mesh_greet_part before 0
+  (
+    sleep 1
+    mesh_greet_part after "$1"
+  ) </dev/null >/dev/null 2>&1 8>&- 9>&- &
+}
+mesh_greet_part() { # before|after SINCE: those whose name comes before or after ours; with SINCE, not those heard of since then
+  mesh_lately=
+  [ "$2" = 0 ] || mesh_lately=$(mesh_dump "$IFACE" | awk -v since="$2" '$2 == "peer" && $6 >= since { print $3 }')
+  while read -r mesh_how mesh_key mesh_four; do
+    [ "$mesh_how" = "$1" ] || continue
+    case $mesh_nl$mesh_lately$mesh_nl in *"$mesh_nl$mesh_key$mesh_nl"*) ;; *) mesh_poke_one "$mesh_four" 15 ;; esac
+  done <<END
+$({ printf '%s\n=\n' "$MEMBERS"; mesh_peers; } | awk -v key="$PUBLIC" '
+    $0 == "=" { peers = 1; next }
+    !peers { if ($2 == key) own = $1; next }
+    { print (($1 "") < (own "") ? "before" : "after"), $2, $5 }')
 END
 }
 
 mesh_apply() {
   mesh_has wg || mesh_die "wg is not installed"
   mesh_has ip || mesh_die "ip is not installed"
+  mesh_since=$(date +%s)
   mesh_make
   mesh_tunnel
   mesh_link
@@ -394,7 +483,7 @@ mesh_apply() {
   mesh_locked mesh_rules
   mesh_locked mesh_hosts
   if mesh_any_name; then mesh_timer 1; else mesh_timer ''; fi
-  mesh_poke
+  mesh_greet "$mesh_since"
 }
 # Whatever cannot be taken away does not keep the rest.
 mesh_down() {
@@ -484,29 +573,23 @@ mesh_check() {
   return 0
 }
 mesh_check_tunnel() {
-  { mesh_dump "$IFACE" && printf '=\n%s\n' "$PEERS"; } | awk -v iface="$IFACE" -v public="$PUBLIC" -v port="$PORT" '
-    # Two lists are the same set: as long, and each of one in the other.
-    function same(a, b,  i, n, m, x, y, in_b) {
-      n = split(a, x, ","); m = split(b, y, ",")
-      for (i = 1; i <= m; i++) in_b[y[i]] = 1
-      for (i = 1; i <= n; i++) if (!(x[i] in in_b)) return 0
-      return n == m
-    }
-    $0 == "=" { compare = 1; next }
-    !compare && $2 == "self" { self = 1; if ($3 != public) print "interface " iface " has another key"
-      if ($4 != port) print "interface " iface " listens on port " $4 ", not on " port; next }
-    !compare && $2 == "peer" { allowed[$3] = ($5 == "(none)" ? "" : $5); alive[$3] = ($9 == "off" ? 0 : $9); order[++peers] = $3; next }
-    NF == 0 { next }
-    {
-      wanted[$2] = 1
-      if (!($2 in allowed)) { if (self) print "peer " $1 " is missing"; next }
-      if (!same($5 == "-" ? "" : $5, allowed[$2])) print "peer " $1 " has addresses " (allowed[$2] == "" ? "(none)" : allowed[$2]) ", not " $5
-      if ($4 != alive[$2]) print "peer " $1 " is kept alive every " alive[$2] " s, not every " $4 " s"
-    }
-    END {
-      if (!self) print "interface " iface " does not answer wg"
-      for (i = 1; i <= peers; i++) if (!(order[i] in wanted)) print "peer " order[i] " is not of this mesh"
-    }'
+  while read -r mesh_how mesh_name mesh_key mesh_at mesh_value; do
+    case $mesh_how in
+      mute) echo "interface $IFACE does not answer wg" ;;
+      key) echo "interface $IFACE has another key" ;;
+      port) echo "interface $IFACE listens on port $mesh_name, not on $PORT" ;;
+      foreign) echo "peer $mesh_name is not of this mesh" ;;
+      missing) echo "peer $mesh_name is missing" ;;
+      alive) echo "peer $mesh_name is kept alive every $mesh_at s, not every $mesh_value s" ;;
+      allowed)
+        [ "$mesh_at" != - ] || mesh_at='(none)'
+        echo "peer $mesh_name has addresses $mesh_at, not $mesh_value" ;;
+      # Peers move, and are found where they are.
+      endpoint) ;;
+    esac
+  done <<END
+$(mesh_tunnel_changes "$PEERS")
+END
 }
 mesh_check_link() {
   while read -r mesh_how mesh_word; do

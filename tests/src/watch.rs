@@ -76,8 +76,9 @@ impl Probe {
         self.stop();
         match &self.far {
             Some(far) => {
-                std::thread::sleep(Duration::from_millis(300));
-                let got = far.root(&format!("cat {}.got", self.file));
+                // What was sent is on its way still; the far end tells when it has read the end of it.
+                let wait = "i=0; while kill -0 $(cat FILE.far.pid) 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done";
+                let got = far.root(&format!("{}; cat {}.got", wait.replace("FILE", &self.file), self.file));
                 far.root(&format!("kill $(cat {0}.far.pid) 2>/dev/null; rm -f {0}.*", self.file));
                 let broken = self.host.root(&format!("grep -c . {0}.sent; rm -f {0}*", self.file));
                 (got.trim().parse().unwrap_or(0), broken.trim().parse().unwrap_or(1))

@@ -61,13 +61,22 @@ fn never_less(before: &BTreeMap<String, (u64, u64)>, after: &BTreeMap<String, (u
 }
 
 /// Asks by name, over both families.
-fn reaches(from: &LabHost, name: &str) {
+fn reaches(from: &LabHost, to: &LabHost, name: &str) {
     for family in ["-4", "-6"] {
         // One that just booted is shaken hands with within WireGuard's own pauses.
         let ask =
             format!("for i in 1 2 3 4 5 6 7 8; do ping {family} -n -q -c 1 -W 2 {name} 2>&1 | grep ' 1 received' && break; done");
         let answer = from.root(&ask);
-        assert!(answer.contains(" 1 received"), "host {} does not reach {name} ({family}): {answer}", from.number);
+        if !answer.contains(" 1 received") {
+            let state = "date +%T; wg show roadie0; ip -br addr show; ip neigh; systemctl status --no-pager roadie-mesh.roadie0; \
+                         tail -n 4 /opt/roadie/mesh.roadie0/.roadie/journal.jsonl";
+            panic!(
+                "host {} does not reach {name} ({family})\n{}\n---- the other\n{}",
+                from.number,
+                from.root(state),
+                to.root(state)
+            );
+        }
     }
 }
 
@@ -77,10 +86,17 @@ fn overflows(hosts: &[LabHost]) -> u64 {
     hosts.iter().map(of).sum()
 }
 
+/// The sockets of the tunnel, by inode: one that is opened anew loses what waits in the old one.
+fn sockets(host: &LabHost) -> String {
+    let found = host.root("awk '$2 ~ /:CA6C$/ { print $10 }' /proc/net/udp /proc/net/udp6");
+    assert_ne!(found, "", "host {} listens", host.number);
+    found
+}
+
 fn all_reach_all(hosts: &[LabHost]) {
     for (from, at) in named(hosts) {
-        for (to, _) in named(hosts).into_iter().filter(|(to, _)| *to != from) {
-            reaches(at, &format!("{to}.mesh.local"));
+        for (to, there) in named(hosts).into_iter().filter(|(to, _)| *to != from) {
+            reaches(at, there, &format!("{to}.mesh.local"));
         }
     }
 }
@@ -111,6 +127,7 @@ fn three_hosts_then_six_under_load_and_back_without_a_lost_packet() {
     let probes = Probe::between_all(&named(three), "mesh.local");
     let stream = Probe::stream(three[0].clone(), three[1].clone(), "b.mesh.local");
     let counted: Vec<_> = three.iter().map(counters).collect();
+    let listening: Vec<_> = three.iter().map(sockets).collect();
     project.write("roadie.yaml", &definition(&hosts, "true"));
     project.roadie(&["deploy"]).exits(0).says("mesh of 6 hosts");
     all_reach_all(&hosts);
@@ -126,6 +143,7 @@ fn three_hosts_then_six_under_load_and_back_without_a_lost_packet() {
     for (host, before) in three.iter().zip(&counted) {
         never_less(before, &counters(host));
     }
+    assert_eq!(three.iter().map(sockets).collect::<Vec<_>>(), listening, "nobody opened its socket anew");
     for probe in probes {
         let name = probe.name().to_owned();
         let (sent, lost) = probe.end();
@@ -588,7 +606,7 @@ fn the_hosts_file_is_left_as_it_was() {
     hosts[1].root("cp -a /etc/hosts /var/tmp/hosts.mounted; mount --bind /var/tmp/hosts.mounted /etc/hosts");
     project.write("roadie.yaml", &definition(&hosts, "true"));
     project.roadie(&["mesh", "apply"]).exits(0);
-    reaches(&hosts[1], "a.mesh.local");
+    reaches(&hosts[1], &hosts[0], "a.mesh.local");
     project.roadie(&["mesh", "remove", "a", "b", "--yes"]).exits(0);
     assert_eq!(look(&hosts[0]), before);
     assert_eq!(hosts[1].root("grep roadie /etc/hosts; umount /etc/hosts; ls -d /run/roadie-mesh 2>/dev/null"), "");
@@ -628,7 +646,7 @@ fn a_host_that_is_gone_keeps_nobody_from_changing() {
     project.roadie(&["mesh", "apply"]).exits(4).says("so no host was changed");
     project.roadie(&["mesh", "apply", "--skip-unreachable"]).exits(11);
     assert_eq!(hosts[1].root("wg show roadie0 listen-port"), "51999");
-    reaches(&hosts[0], "b.mesh.local");
+    reaches(&hosts[0], &hosts[1], "b.mesh.local");
     project.roadie(&["mesh", "remove", "c", "--yes"]).exits(0).says("forgotten by the others");
     assert!(!hosts[0].root("cat /etc/hosts").contains("c.mesh.local"));
     // It comes back, and is taken in again.
