@@ -30,6 +30,8 @@ use roadie_model::package::Package;
 use roadie_model::target::TargetTriple;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::RwLock;
 
 /// What the packager tells while it works.
 #[derive(Debug, Clone)]
@@ -218,6 +220,8 @@ pub struct Packager {
     memo: Memo,
     targets: Targets,
     machine: Machine,
+    /// See [`cargo::Bench`].
+    builds: Arc<RwLock<()>>,
 }
 
 impl Packager {
@@ -229,7 +233,7 @@ impl Packager {
         let memo = Memo::new(store.root().join("memo"));
         let targets = env.targets.as_deref().map_or_else(|| Ok(Targets::default()), Targets::with)?;
         let machine = Machine::new(env.clone(), memo.clone());
-        Ok(Self { store, env, memo, targets, machine })
+        Ok(Self { store, env, memo, targets, machine, builds: Arc::default() })
     }
 
     /// The same, with [`BuildEnv::by_inputs`] as told.
@@ -321,7 +325,8 @@ impl Packager {
         let mut making = trust::Making::begin(service);
         let binaries = match &service.build {
             Build::Cargo(options) => {
-                let bench = cargo::Bench { env: &self.env, targets: &self.targets, machine: &self.machine, memo: &self.memo };
+                let (env, builds) = (&self.env, &self.builds);
+                let bench = cargo::Bench { env, targets: &self.targets, machine: &self.machine, memo: &self.memo, builds };
                 cargo::build(bench, definition, service, options, target, report).await?
             }
             Build::Prebuilt { path, .. } => vec![members::prebuilt(definition, path, target)?],

@@ -36,6 +36,14 @@ impl Memo {
         serde_json::from_slice(&std::fs::read(self.path(kind, key)).ok()?).ok()
     }
 
+    /// All entries of a kind that can be read.
+    pub fn all<T: DeserializeOwned>(&self, kind: &str) -> Vec<T> {
+        let entries = std::fs::read_dir(self.root.join(kind)).into_iter().flatten().flatten();
+        // One that is being written is none yet.
+        let whole = entries.filter(|e| !e.file_name().as_encoded_bytes().starts_with(b"."));
+        whole.filter_map(|e| serde_json::from_slice(&std::fs::read(e.path()).ok()?).ok()).collect()
+    }
+
     /// Keeps an entry. That it cannot be kept is no failure.
     pub fn put<T: Serialize>(&self, kind: &str, key: &str, value: &T) {
         let path = self.path(kind, key);
@@ -103,6 +111,8 @@ pub fn now_ns() -> i128 {
 pub struct Known {
     /// Digest of its bytes, hex.
     pub sha256: String,
+    /// Its modification time then, nanoseconds since 1970.
+    pub mtime_ns: i128,
     /// `None` when the file was too young for its times to tell.
     pub stat: Option<Stat>,
 }
@@ -129,8 +139,9 @@ impl Digests {
         let now = now_ns();
         let (sha256, size) = digest(&file)?;
         let same = Stat::of(&file.metadata()?) == stat;
+        let mtime_ns = stat.mtime_ns();
         let stat = (same && stat.is_settled(now)).then_some(stat);
-        self.known.insert(path.to_owned(), Known { sha256: sha256.clone(), stat });
+        self.known.insert(path.to_owned(), Known { sha256: sha256.clone(), mtime_ns, stat });
         self.changed = true;
         Ok((sha256, size))
     }
@@ -145,6 +156,11 @@ impl Digests {
         let before = self.known.len();
         self.known.retain(|path, _| paths(path));
         self.changed |= self.known.len() != before;
+    }
+
+    /// The files that are known.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.known.keys().map(PathBuf::as_path)
     }
 
     /// What is known of a file.

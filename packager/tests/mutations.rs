@@ -5,7 +5,7 @@ use roadie_model::definition::{Build, Definition, Service};
 use roadie_model::package::Package;
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
-use roadie_packager::{BuildEnv, PackEvent, Packager, Store};
+use roadie_packager::{BuildEnv, PackError, PackEvent, Packager, Report, Store};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,11 @@ impl Bench {
     fn write(&mut self, state: &State, time: Time) {
         let files = state.files();
         for path in self.written.keys().filter(|p| !files.contains_key(*p)) {
-            std::fs::remove_file(self.dir.join(path)).expect("removes");
+            let full = self.dir.join(path);
+            std::fs::remove_file(&full).expect("removes");
+            if time != Time::Now {
+                set_time(full.parent().expect("a folder"), SystemTime::now() - Duration::from_secs(3600 * 24 * 400));
+            }
         }
         for (path, text) in &files {
             if self.written.get(path) == Some(text) {
@@ -237,22 +241,38 @@ fn mutate(bench: &mut Bench, state: &State, branches: &mut Vec<State>) -> (State
     (next, time, what)
 }
 
+impl Bench {
+    /// Packs what is there.
+    async fn pack(&self, state: &State, by_inputs: bool, report: Report<'_>) -> Result<Package, PackError> {
+        let mut env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
+        env.set.insert("MUTANT".into(), state.env.clone());
+        let store = Store::open(self.dir.with_file_name("store")).expect("opens");
+        let packager = Packager::new(store, env).expect("no files of targets").by_inputs(by_inputs);
+        let (definition, service) = service(&self.dir, state.feature);
+        let target = TargetTriple::new("x86_64-unknown-linux-gnu").expect("valid");
+        Ok(packager.pack(&definition, &service, &target, report).await?.package)
+    }
+
+    fn state(&mut self) -> State {
+        State {
+            main: self.word(),
+            part: self.word(),
+            dep: self.word(),
+            version: 1,
+            data: BTreeMap::from([("a.txt".to_owned(), self.word())]),
+            env: self.word(),
+            config: self.word(),
+            feature: false,
+        }
+    }
+}
+
 async fn run(shard: u64) {
     let count: u32 = std::env::var("MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     let seed: u64 = std::env::var("SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1) + shard;
     let temp = tempfile::tempdir().expect("temp");
     let mut bench = Bench::new(temp.path().join("w"), seed);
-    let target = TargetTriple::new("x86_64-unknown-linux-gnu").expect("valid");
-    let mut state = State {
-        main: bench.word(),
-        part: bench.word(),
-        dep: bench.word(),
-        version: 1,
-        data: BTreeMap::from([("a.txt".to_owned(), bench.word())]),
-        env: bench.word(),
-        config: bench.word(),
-        feature: false,
-    };
+    let mut state = bench.state();
     bench.write(&state, Time::Now);
     let (mut ids, mut branches): (HashMap<State, String>, Vec<State>) = (HashMap::new(), Vec::new());
     let mut used: BTreeSet<String> = BTreeSet::new();
@@ -276,19 +296,14 @@ async fn run(shard: u64) {
             }
             state = next;
         }
-        let mut env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
-        env.set.insert("MUTANT".into(), state.env.clone());
-        let packager = Packager::new(Store::open(temp.path().join("store")).expect("opens"), env).expect("no files of targets");
-        // Now and then by the inputs alone, as a pipeline does.
-        let packager = packager.by_inputs(step % 4 == 3);
-        let (definition, service) = service(&bench.dir, state.feature);
         let report = |event: PackEvent| {
             if matches!(event, PackEvent::Warning { .. }) {
                 noticed.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let packed = packager.pack(&definition, &service, &target, &report).await;
-        let package = packed.unwrap_or_else(|e| panic!("seed {seed}, step {step}, {what}: {e:?}")).package;
+        // Now and then by the inputs alone, as a pipeline does.
+        let packed = bench.pack(&state, step % 4 == 3, &report).await;
+        let package = packed.unwrap_or_else(|e| panic!("seed {seed}, step {step}, {what}: {e:?}"));
         let bytes = binary(&package);
         let words = state.words();
         for word in &words {
@@ -318,4 +333,44 @@ async fn no_change_is_missed_in_the_first_half() {
 #[tokio::test]
 async fn no_change_is_missed_in_the_second_half() {
     run(1000).await;
+}
+
+/// What another build of the same folder has compiled in between, one that failed too, is not taken for one's own.
+#[tokio::test]
+async fn an_edit_that_another_build_saw_is_not_missed() {
+    let temp = tempfile::tempdir().expect("temp");
+    let mut bench = Bench::new(temp.path().join("w"), 7);
+    let first = bench.state();
+    let with = State { feature: true, ..first.clone() };
+    let silent = |_: PackEvent| {};
+    let holds_all = |package: &Package, state: &State, when: &str| {
+        let bytes = binary(package);
+        for word in state.words() {
+            assert!(holds(&bytes, &word), "{when}: `{word}` is not in the binary");
+        }
+    };
+    // With the feature, then an edit that only the build without it sees, then back with an old time.
+    bench.write(&with, Time::Now);
+    holds_all(&bench.pack(&with, false, &silent).await.expect("packs"), &with, "first");
+    let edited = State { dep: bench.word(), ..first.clone() };
+    bench.write(&edited, Time::Now);
+    holds_all(&bench.pack(&edited, false, &silent).await.expect("packs"), &edited, "edited");
+    bench.write(&with, Time::Old);
+    holds_all(&bench.pack(&with, false, &silent).await.expect("packs"), &with, "back, another build came between");
+    // A build that fails has compiled the dependency all the same.
+    let edited = State { dep: bench.word(), main: "too short".into(), ..with.clone() };
+    bench.write(&edited, Time::Now);
+    bench.pack(&edited, false, &silent).await.expect_err("it does not compile");
+    bench.write(&with, Time::Kept);
+    holds_all(&bench.pack(&with, false, &silent).await.expect("packs"), &with, "back, a failed build came between");
+    // The same bytes with an older time, and a file that is gone from a folder that does not tell.
+    let more =
+        State { data: BTreeMap::from([("a.txt".to_owned(), bench.word()), ("b.txt".to_owned(), bench.word())]), ..with.clone() };
+    bench.write(&more, Time::Now);
+    holds_all(&bench.pack(&more, false, &silent).await.expect("packs"), &more, "a new file");
+    let less = State { data: more.data.iter().take(1).map(|(k, v)| (k.clone(), v.clone())).collect(), ..with.clone() };
+    bench.write(&less, Time::Old);
+    let package = bench.pack(&less, false, &silent).await.expect("packs");
+    holds_all(&package, &less, "one file less");
+    assert!(!holds(&binary(&package), &more.data["b.txt"]), "the file that is gone is in the binary");
 }

@@ -1,95 +1,127 @@
 //! The guard against edits that cargo cannot see: a file whose content changed and whose modification time lies before the last
 //! build (an unpacked archive, `rsync -t`, a restored snapshot). cargo would call the old binary fresh.
+//!
+//! What cargo built is shared: by services, by sets of features, by versions of the same package. So what is remembered belongs to a
+//! build folder, profile and target, and every edit is compared with what anybody last built there.
 
+use crate::archive::hex;
 use crate::memo::{Digests, Memo, Stat, now_ns};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What one binary was built from.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Sources {
-    /// Folders of the local packages that are in it.
-    roots: BTreeSet<PathBuf>,
-    /// Files besides, that the compiler read.
-    files: BTreeSet<PathBuf>,
+/// A package's folder, or one file outside of any, as it was when it was last compiled.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Place {
+    path: PathBuf,
+    /// Folders of the packages that are made from it.
+    users: BTreeSet<PathBuf>,
     digests: Digests,
-    /// When that build began.
+    /// When that build began, nanoseconds since 1970.
     began_ns: i128,
 }
 
-/// Watches over the sources of one binary for one target.
+/// Watches over the sources of all that is built into one folder with one profile for one target.
 pub struct Guard<'a> {
     memo: &'a Memo,
-    key: String,
-    before: Option<Sources>,
-    /// Content of all files as it was before the build.
-    now: Digests,
+    kind: String,
+    /// By path: as it was compiled, and its content now.
+    places: BTreeMap<PathBuf, (Place, Digests)>,
     began_ns: i128,
 }
 
 impl<'a> Guard<'a> {
-    /// Looks at the files that the last build under this key was made from.
-    pub fn before_build(memo: &'a Memo, key: String) -> Self {
-        let before: Option<Sources> = memo.get("sources", &key);
-        let mut now = before.as_ref().map(|b| b.digests.clone()).unwrap_or_default();
-        if let Some(before) = &before {
-            for path in before.all_files() {
-                // One that cannot be read is for the compiler to complain of.
-                let _ = now.of(&path);
-            }
-        }
-        Self { memo, key, before, now, began_ns: now_ns() }
+    /// Looks at the files that anything was built from in `shared`, which names folder, profile and target.
+    pub fn before_build(memo: &'a Memo, shared: &str) -> Self {
+        let kind = format!("sources-{}", hex(&Sha256::digest(shared.as_bytes())));
+        let began_ns = now_ns();
+        let look = |place: Place| {
+            let now = content(&place.path, place.digests.clone());
+            (place.path.clone(), (place, now))
+        };
+        let places = memo.all::<Place>(&kind).into_iter().map(look).collect();
+        Self { memo, kind, places, began_ns }
     }
 
     /// Packages with edits that cargo cannot see, each with one such file.
     pub fn unseen(&self) -> BTreeMap<String, PathBuf> {
-        let Some(before) = &self.before else { return BTreeMap::new() };
         let mut packages = BTreeMap::new();
-        for path in before.all_files() {
-            let old = before.digests.known(&path).map(|k| &k.sha256);
-            let changed = self.now.known(&path).is_some_and(|k| Some(&k.sha256) != old);
-            let hidden = || Stat::at(&path).is_some_and(|s| s.mtime_ns() <= before.began_ns);
-            if !changed || !hidden() {
-                continue;
-            }
-            match before.roots.iter().filter(|r| path.starts_with(r)).max_by_key(|r| r.as_os_str().len()) {
-                Some(root) => packages.extend(name_of(root).map(|name| (name, path))),
-                // It was included by one of them: which one is not known.
-                None => packages.extend(before.roots.iter().filter_map(|r| Some((name_of(r)?, path.clone())))),
+        for (place, now) in self.places.values() {
+            if let Some(file) = place.hidden(now) {
+                packages.extend(place.users.iter().filter_map(|root| Some((name_of(root)?, file.clone()))));
             }
         }
         packages
     }
 
-    /// Remembers what the binaries were built from, by the compiler's own lists beside them.
-    pub fn after_build(mut self, executables: &[PathBuf]) {
+    /// Remembers what is there now, before anything is compiled from it: a build that fails or is killed may have compiled some.
+    pub fn remember(&self) {
+        for (place, now) in self.places.values().filter(|(_, now)| now.changed()) {
+            self.put(&place.path, place.users.clone(), now.clone());
+        }
+    }
+
+    /// Adds what the binaries were built from, by the compiler's own lists beside them. `compiled`: cargo had something to do.
+    pub fn after_build(&self, executables: &[PathBuf], compiled: bool) {
         let read: BTreeSet<PathBuf> = executables.iter().flat_map(|e| dep_info(&e.with_extension("d"))).collect();
         let roots: BTreeSet<PathBuf> = read.iter().filter_map(|path| package_root(path)).collect();
-        let files = read.into_iter().filter(|path| !roots.iter().any(|r| path.starts_with(r))).collect();
-        let sources = Sources { roots, files, digests: Digests::default(), began_ns: self.began_ns };
-        let all: BTreeSet<PathBuf> = sources.all_files().into_iter().collect();
-        for path in &all {
-            if self.now.known(path).is_none() {
-                let _ = self.now.of(path);
+        let outside = read.into_iter().filter(|path| !roots.iter().any(|r| path.starts_with(r)));
+        for path in roots.iter().cloned().chain(outside) {
+            let mut users = if roots.contains(&path) { BTreeSet::from([path.clone()]) } else { roots.clone() };
+            match self.places.get(&path) {
+                Some((place, now)) => {
+                    users.extend(place.users.iter().cloned());
+                    if compiled || users != place.users {
+                        self.put(&path, users, now.clone());
+                    }
+                }
+                None => self.put(&path, users, content(&path, Digests::default())),
             }
         }
-        self.now.keep(|path| all.contains(path));
-        let same = self.before.as_ref().is_some_and(|b| b.roots == sources.roots && b.files == sources.files);
-        if !same || self.now.changed() {
-            self.memo.put("sources", &self.key, &Sources { digests: self.now, ..sources });
-        }
+    }
+
+    fn put(&self, path: &Path, users: BTreeSet<PathBuf>, digests: Digests) {
+        let place = Place { path: path.to_owned(), users, digests, began_ns: self.began_ns };
+        self.memo.put(&self.kind, &path.display().to_string(), &place);
     }
 }
 
-impl Sources {
-    fn all_files(&self) -> Vec<PathBuf> {
-        let mut found: Vec<PathBuf> = self.files.iter().cloned().collect();
-        for root in &self.roots {
-            walk(root, &mut found);
-        }
-        found
+impl Place {
+    /// A file that is not what was compiled, and does not tell.
+    fn hidden(&self, now: &Digests) -> Option<PathBuf> {
+        let old = |time: i128| time <= self.began_ns;
+        let edited = now.paths().find(|path| {
+            let (Some(is), was) = (now.known(path), self.digests.known(path)) else { return false };
+            // One that got an older time had other bytes in between, or may have had.
+            old(is.mtime_ns) && was.is_none_or(|was| was.sha256 != is.sha256 || is.mtime_ns < was.mtime_ns)
+        });
+        // Of a file that is gone its folder tells, or the next one that is left.
+        let gone = || {
+            let mut lost = self.digests.paths().filter(|path| now.known(path).is_none());
+            lost.find(|path| path.ancestors().skip(1).find_map(Stat::at).is_some_and(|folder| old(folder.mtime_ns())))
+        };
+        edited.or_else(gone).map(Path::to_owned)
     }
+}
+
+/// Content of the files of a place, of which `known` is what they were.
+fn content(path: &Path, mut known: Digests) -> Digests {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        walk(path, &mut files)
+    } else {
+        files.push(path.to_owned())
+    }
+    let mut there = BTreeSet::new();
+    for file in files {
+        // One that cannot be read is for the compiler to complain of.
+        if known.of(&file).is_ok() {
+            there.insert(file);
+        }
+    }
+    known.keep(|path| there.contains(path));
+    known
 }
 
 /// Files of a package; not those of packages below it, of version control, and of builds.

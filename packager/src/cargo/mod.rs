@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
+use tokio::sync::RwLock;
 use workspace::{Package, Workspace};
 
 /// Lines of output kept for the error.
@@ -41,6 +42,8 @@ pub struct Bench<'a> {
     pub targets: &'a Targets,
     pub machine: &'a Machine,
     pub memo: &'a Memo,
+    /// Held by builds; alone by what takes away what was built.
+    pub builds: &'a RwLock<()>,
 }
 
 /// Builds the binaries of a service for one target, the main one first.
@@ -69,6 +72,17 @@ pub async fn build(
     job.run(report).await
 }
 
+/// What a call of cargo came to.
+struct Built {
+    /// By name.
+    executables: BTreeMap<String, PathBuf>,
+    /// Its last lines.
+    output: Vec<String>,
+    /// Not everything was fresh.
+    compiled: bool,
+    good: bool,
+}
+
 /// One call of cargo.
 struct Job<'a> {
     bench: Bench<'a>,
@@ -85,19 +99,28 @@ struct Job<'a> {
 impl Job<'_> {
     async fn run(&self, report: Report<'_>) -> Result<Vec<Binary>, PackError> {
         let args = self.arguments();
-        let key = format!("{} {args:?} {:?}", self.target_dir.display(), self.bench.env.rustflags());
-        let guard = Guard::before_build(self.bench.memo, key);
-        for (package, file) in guard.unseen() {
-            let text = format!("{} changed and its time did not: `{package}` is built again", file.display());
-            report(PackEvent::Warning { text });
-            self.clean(&package).await?;
+        let shared = format!("{} {} {}", self.target_dir.display(), self.options.profile, self.target.triple());
+        let mut building = self.bench.builds.read().await;
+        let mut guard = Guard::before_build(self.bench.memo, &shared);
+        if !guard.unseen().is_empty() {
+            drop(building);
+            // Nobody builds while something is taken away; and whoever came before may have done it.
+            let alone = self.bench.builds.write().await;
+            guard = Guard::before_build(self.bench.memo, &shared);
+            for (package, file) in guard.unseen() {
+                let text = format!("{} changed and its time did not: `{package}` is built again", file.display());
+                report(PackEvent::Warning { text });
+                self.clean(&package).await?;
+            }
+            building = alone.downgrade();
         }
+        guard.remember();
         let mut command = self.command();
         command.args(&args);
         self.flags(&mut command);
         let shown = format!("{} {}", self.toolchain.program.0, sh::join(&args));
         report(PackEvent::Building { command: shown.clone() });
-        let (mut executables, output, good) = self.follow(command, report).await?;
+        let Built { mut executables, output, compiled, good } = self.follow(command, report).await?;
         let found: Option<Vec<(String, PathBuf)>> =
             self.bins.iter().map(|bin| Some((bin.clone(), executables.remove(bin)?))).collect();
         let Some(found) = found.filter(|_| good) else {
@@ -105,7 +128,8 @@ impl Job<'_> {
             return Err(PackError::Build { command: shown, output, hint });
         };
         let paths: Vec<PathBuf> = found.iter().map(|(_, path)| path.clone()).collect();
-        guard.after_build(&paths);
+        guard.after_build(&paths, compiled);
+        drop(building);
         let version = &self.package.version;
         Ok(found.into_iter().map(|(name, path)| Binary { path, name, version: version.clone() }).collect())
     }
@@ -205,11 +229,7 @@ impl Job<'_> {
         }
     }
 
-    async fn follow(
-        &self,
-        mut command: Command,
-        report: Report<'_>,
-    ) -> Result<(BTreeMap<String, PathBuf>, Vec<String>, bool), PackError> {
+    async fn follow(&self, mut command: Command, report: Report<'_>) -> Result<Built, PackError> {
         let program = &self.toolchain.program.0;
         let mut child = command.spawn().map_err(|source| tool(program, source))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -217,11 +237,12 @@ impl Job<'_> {
         };
         let messages = async {
             let mut lines = BufReader::new(stdout).lines();
-            let mut executables = BTreeMap::new();
+            let (mut executables, mut compiled) = (BTreeMap::new(), false);
             while let Ok(Some(line)) = lines.next_line().await {
+                compiled |= line.contains("\"fresh\":false");
                 executables.extend(self.artifact(&line));
             }
-            executables
+            (executables, compiled)
         };
         let said = async {
             let mut lines = BufReader::new(stderr).lines();
@@ -235,9 +256,9 @@ impl Job<'_> {
             }
             last
         };
-        let (executables, last) = tokio::join!(messages, said);
+        let ((executables, compiled), output) = tokio::join!(messages, said);
         let status = child.wait().await.map_err(|source| tool(program, source))?;
-        Ok((executables, last, status.success()))
+        Ok(Built { executables, output, compiled, good: status.success() })
     }
 
     /// Name and executable, if this message is of a binary that was asked for.
