@@ -16,6 +16,8 @@ const GRACE_S: u64 = 2;
 const SETTLES: Duration = Duration::from_secs(60);
 /// A controller ends within: five attempts to reconnect, each with its timeout.
 const ENDS: Duration = Duration::from_secs(120);
+/// The pipes of a controller that ended are empty within.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// A host with its project; version after version.
 pub struct Bench {
@@ -358,7 +360,12 @@ impl Running {
             self.kill();
         }
         let code = self.child.wait().ok().and_then(|s| s.code());
-        (code, self.output().to_owned())
+        // What it said last is on its way through the pipes, until these are closed.
+        while let Ok(line) = self.lines.recv_timeout(LAST_WORDS) {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+        (code, self.text)
     }
 
     /// Kills it.
