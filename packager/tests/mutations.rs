@@ -374,3 +374,26 @@ async fn an_edit_that_another_build_saw_is_not_missed() {
     holds_all(&package, &less, "one file less");
     assert!(!holds(&binary(&package), &more.data["b.txt"]), "the file that is gone is in the binary");
 }
+
+/// A package that left the workspace may change as it likes.
+#[tokio::test]
+async fn an_edit_of_a_package_that_left_stops_nobody() {
+    let temp = tempfile::tempdir().expect("temp");
+    let mut bench = Bench::new(temp.path().join("w"), 8);
+    let state = bench.state();
+    let silent = |_: PackEvent| {};
+    bench.write(&state, Time::Now);
+    bench.pack(&state, false, &silent).await.expect("packs");
+    let put = |path: &str, text: &str| std::fs::write(bench.dir.join(path), text).expect("writes");
+    put(
+        "Cargo.toml",
+        "[workspace]\nmembers = [\"app\"]\nexclude = [\"dep\"]\nresolver = \"3\"\n[profile.dev]\npanic = \"abort\"\ndebug = 0\n",
+    );
+    put("app/Cargo.toml", "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[features]\nmore = []\n");
+    let main = MAIN.replace("@MAIN@", &state.main).replace("dep::DEP", "*b\"no-more-deps\"").replace("dep::VERSION", "\"\"");
+    put("app/src/main.rs", &main);
+    put("dep/src/lib.rs", "pub const LEFT: u8 = 0;\n");
+    set_time(&bench.dir.join("dep/src/lib.rs"), SystemTime::now() - Duration::from_secs(3600));
+    let package = bench.pack(&state, false, &silent).await.expect("packs without it");
+    assert!(holds(&binary(&package), "no-more-deps"));
+}
