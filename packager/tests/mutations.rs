@@ -9,15 +9,17 @@ use roadie_packager::{BuildEnv, PackError, PackEvent, Packager, Report, Store};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A binary without a standard library: it is built in no time.
-const MAIN: &str = "#![no_std]\n#![no_main]\nmod part;\ninclude!(concat!(env!(\"OUT_DIR\"), \"/data.rs\"));\n\
+const MAIN: &str = "#![no_std]\n#![no_main]\n#![allow(unexpected_cfgs)]\nmod part;\ninclude!(concat!(env!(\"OUT_DIR\"), \"/data.rs\"));\n\
     #[panic_handler]\nfn panic(_: &core::panic::PanicInfo<'_>) -> ! {\n    loop {}\n}\n\
     #[used]\nstatic MAIN: [u8; 12] = *b\"@MAIN@\";\n#[used]\nstatic PART: [u8; 12] = part::PART;\n#[used]\nstatic DEP: [u8; 12] = dep::DEP;\n\
     #[used]\nstatic VERSION: &str = dep::VERSION;\n#[used]\nstatic ENV: &str = env!(\"MUTANT\");\n#[used]\nstatic CONFIG: &str = env!(\"CONFIGURED\");\n\
     #[cfg(feature = \"more\")]\n#[used]\nstatic MORE: [u8; 12] = *b\"with-feature\";\n\
+    #[cfg(other_toolchain)]\n#[used]\nstatic OTHER: [u8; 15] = *b\"other-toolchain\";\n\
     #[unsafe(no_mangle)]\npub extern \"C\" fn _start() -> ! {\n    loop {}\n}\n";
 const BUILD: &str = "fn main() {\n    println!(\"cargo:rerun-if-changed=data\");\n    println!(\"cargo:rustc-link-arg=-nostartfiles\");\n    \
     println!(\"cargo:rustc-link-arg=-nodefaultlibs\");\n    let mut names: Vec<_> = std::fs::read_dir(\"data\").unwrap().flatten().map(|e| e.path()).collect();\n    \
@@ -36,6 +38,8 @@ struct State {
     env: String,
     config: String,
     feature: bool,
+    /// The file `rust-toolchain.toml` names another toolchain.
+    other_toolchain: bool,
 }
 
 impl State {
@@ -51,6 +55,7 @@ impl State {
         ];
         words.extend(self.data.values().cloned());
         words.extend(self.feature.then(|| "with-feature".to_owned()));
+        words.extend(self.other_toolchain.then(|| "other-toolchain".to_owned()));
         words
     }
 
@@ -68,6 +73,9 @@ impl State {
         );
         add("dep/Cargo.toml", format!("[package]\nname = \"dep\"\nversion = \"0.{}.0\"\nedition = \"2024\"\n", self.version));
         add(".cargo/config.toml", format!("[env]\nCONFIGURED = \"{}\"\n", self.config));
+        if self.other_toolchain {
+            add("rust-toolchain.toml", "[toolchain]\npath = \"@TOOLCHAIN@\"\n".to_owned());
+        }
         self.data.iter().for_each(|(name, text)| {
             add(&format!("app/data/{name}"), text.clone());
         });
@@ -80,6 +88,8 @@ struct Bench {
     written: BTreeMap<PathBuf, String>,
     rng: fastrand::Rng,
     count: u32,
+    /// Files that name a toolchain mean something to the `cargo` that is called.
+    rustup: bool,
 }
 
 impl Bench {
@@ -98,7 +108,31 @@ impl Bench {
             "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[features]\nmore = []\n[dependencies]\ndep = { path = \"../dep\" }\n",
         );
         put("app/build.rs", BUILD);
-        Self { dir, written: BTreeMap::new(), rng: fastrand::Rng::with_seed(seed), count: 0 }
+        let bench = Self { dir, written: BTreeMap::new(), rng: fastrand::Rng::with_seed(seed), count: 0, rustup: rustup() };
+        bench.make_toolchain();
+        bench
+    }
+
+    fn toolchain(&self) -> PathBuf {
+        self.dir.with_file_name("toolchain")
+    }
+
+    /// A second toolchain for rustup: the installed one under another version, whose compiler sets a `cfg`.
+    fn make_toolchain(&self) {
+        let out = Command::new("rustc").args(["--print", "sysroot"]).output().expect("there is a rustc");
+        let sysroot = PathBuf::from(String::from_utf8(out.stdout).expect("utf-8").trim());
+        let bin = self.toolchain().join("bin");
+        std::fs::create_dir_all(&bin).expect("makes");
+        std::os::unix::fs::symlink(sysroot.join("lib"), self.toolchain().join("lib")).expect("links");
+        std::os::unix::fs::symlink(sysroot.join("bin/cargo"), bin.join("cargo")).expect("links");
+        let real = sysroot.join("bin/rustc").display().to_string();
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in\n  -vV | *-Vv*) '{real}' -vV | sed 's/^release: .*/&-other/; s/^commit-hash: .*/&0/' ;;\n  \
+            *) exec '{real}' --cfg other_toolchain \"$@\" ;;\nesac\n"
+        );
+        let rustc = bin.join("rustc");
+        std::fs::write(&rustc, script).expect("writes");
+        std::fs::set_permissions(&rustc, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
     }
 
     /// Twelve letters that were never there before.
@@ -124,6 +158,7 @@ impl Bench {
             let full = self.dir.join(path);
             std::fs::create_dir_all(full.parent().expect("a folder")).expect("makes");
             let before = std::fs::metadata(&full).and_then(|m| m.modified()).ok();
+            let text = text.replace("@TOOLCHAIN@", &self.toolchain().display().to_string());
             std::fs::write(&full, text).expect("writes");
             let old = SystemTime::now() - Duration::from_secs(3600 * 24 * 400);
             match (time, before) {
@@ -147,6 +182,10 @@ enum Time {
     Old,
     /// As it was before the edit.
     Kept,
+}
+
+fn rustup() -> bool {
+    Command::new("rustup").arg("--version").output().is_ok_and(|out| out.status.success())
 }
 
 fn set_time(path: &Path, time: SystemTime) {
@@ -187,7 +226,7 @@ fn mutate(bench: &mut Bench, state: &State, branches: &mut Vec<State>) -> (State
     let mut next = state.clone();
     let time = [Time::Now, Time::Now, Time::Old, Time::Kept][bench.rng.usize(..4)];
     let word = bench.word();
-    let what = match bench.rng.u8(..12) {
+    let what = match bench.rng.u8(..13) {
         0 => {
             next.main = word;
             "main.rs"
@@ -236,6 +275,10 @@ fn mutate(bench: &mut Bench, state: &State, branches: &mut Vec<State>) -> (State
             next = branches[bench.rng.usize(..branches.len())].clone();
             "another branch"
         }
+        11 if bench.rustup => {
+            next.other_toolchain = !next.other_toolchain;
+            "the toolchain file"
+        }
         _ => "nothing",
     };
     (next, time, what)
@@ -245,6 +288,8 @@ impl Bench {
     /// Packs what is there.
     async fn pack(&self, state: &State, by_inputs: bool, report: Report<'_>) -> Result<Package, PackError> {
         let mut env = BuildEnv { vars: std::env::vars().collect(), ..BuildEnv::default() };
+        // Set by the rustup that started this test, and stronger than a file that names a toolchain.
+        env.set.insert("RUSTUP_TOOLCHAIN".into(), String::new());
         env.set.insert("MUTANT".into(), state.env.clone());
         let store = Store::open(self.dir.with_file_name("store")).expect("opens");
         let packager = Packager::new(store, env).expect("no files of targets").by_inputs(by_inputs);
@@ -263,6 +308,7 @@ impl Bench {
             env: self.word(),
             config: self.word(),
             feature: false,
+            other_toolchain: false,
         }
     }
 }
@@ -396,4 +442,31 @@ async fn an_edit_of_a_package_that_left_stops_nobody() {
     set_time(&bench.dir.join("dep/src/lib.rs"), SystemTime::now() - Duration::from_secs(3600));
     let package = bench.pack(&state, false, &silent).await.expect("packs without it");
     assert!(holds(&binary(&package), "no-more-deps"));
+}
+
+/// A file names another toolchain, by an old time too, and names it no more.
+#[tokio::test]
+async fn another_toolchain_is_not_missed() {
+    if !rustup() {
+        return roadie_tests::skip(
+            "another_toolchain_is_not_missed",
+            "this machine has no rustup, only it reads rust-toolchain.toml",
+        );
+    }
+    let temp = tempfile::tempdir().expect("temp");
+    let mut bench = Bench::new(temp.path().join("w"), 9);
+    let first = bench.state();
+    let silent = |_: PackEvent| {};
+    let other = State { other_toolchain: true, ..first.clone() };
+    let mut ids = Vec::new();
+    for (state, time) in [(&first, Time::Now), (&other, Time::Old), (&first, Time::Old), (&other, Time::Now)] {
+        bench.write(state, time);
+        for by_inputs in [true, false] {
+            let package = bench.pack(state, by_inputs, &silent).await.expect("packs");
+            assert_eq!(holds(&binary(&package), "other-toolchain"), state.other_toolchain, "by inputs: {by_inputs}");
+            ids.push(package.id.to_string());
+        }
+    }
+    assert_eq!(ids[..4], ids[4..], "each toolchain has its package");
+    assert!(ids[0] == ids[1] && ids[2] == ids[3] && ids[0] != ids[2], "{ids:?}");
 }
