@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 /// Bytes of a block before compression. Part of the format: another size gives other bytes.
 const BLOCK: usize = 1 << 20;
+/// That of archives.
 const LEVEL: u32 = 5;
 /// No name, no time, unknown system; the two bits that level 5 leaves clear.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -48,7 +49,15 @@ impl<W: Write> Gzip<W> {
     ///
     /// # Errors
     /// When the header cannot be written.
-    pub fn new(mut to: W, threads: usize) -> io::Result<Self> {
+    pub fn new(to: W, threads: usize) -> io::Result<Self> {
+        Self::with_level(to, threads, LEVEL)
+    }
+
+    /// The same at another level than that of archives.
+    ///
+    /// # Errors
+    /// When the header cannot be written.
+    pub fn with_level(mut to: W, threads: usize, level: u32) -> io::Result<Self> {
         to.write_all(&HEADER)?;
         let count = threads.max(1);
         let (work, blocks) = sync_channel::<Block>(count);
@@ -57,7 +66,7 @@ impl<W: Write> Gzip<W> {
         let worker = |_| {
             let (blocks, send) = (blocks.clone(), send.clone());
             std::thread::spawn(move || {
-                let mut compress = Compress::new(Compression::new(LEVEL), false);
+                let mut compress = Compress::new(Compression::new(level), false);
                 loop {
                     let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(block) = next else { return };

@@ -7,7 +7,7 @@ mod archive;
 mod cargo;
 mod command;
 mod elf;
-mod gzip;
+pub mod gzip;
 mod inputs;
 mod members;
 mod memo;
