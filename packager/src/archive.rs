@@ -111,15 +111,21 @@ pub struct Written {
 }
 
 /// A writer that hashes and counts what passes.
-struct Hashed<W> {
+pub struct Hashed<W> {
     inner: W,
     hash: Sha256,
     bytes: u64,
 }
 
 impl<W> Hashed<W> {
-    fn new(inner: W) -> Self {
+    /// Passes on to `inner`.
+    pub fn new(inner: W) -> Self {
         Self { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// sha256 (hex) and number of the bytes that passed.
+    pub fn digest(self) -> (String, u64) {
+        (hex(&self.hash.finalize()), self.bytes)
     }
 }
 

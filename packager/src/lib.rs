@@ -6,6 +6,7 @@
 mod archive;
 mod cargo;
 mod command;
+pub mod delta;
 mod elf;
 pub mod gzip;
 mod inputs;

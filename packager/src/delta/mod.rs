@@ -1,0 +1,96 @@
+//! What makes one package from another on a host that has the other: it travels instead of the archive.
+//!
+//! The old side is the concatenation of the files that the old release has unchanged, so a host needs nothing but that release.
+//! The new side is the tar whose sha256 is the new package's id: whatever comes out is checked as an archive would be. Nothing
+//! here knows hosts.
+
+mod apply;
+mod bytes;
+mod copies;
+mod diagonals;
+mod index;
+mod patch;
+mod sides;
+
+pub use apply::{PatchError, apply};
+pub use copies::{Copies, Copy, copies};
+pub use patch::write as write_patch;
+
+use crate::archive::Hashed;
+use crate::gzip::Gzip;
+use roadie_model::package::Package;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Both sides together, bytes: what encodes holds them in memory.
+const MOST: u64 = 512 << 20;
+/// A patch is worth sending up to this share of the archive.
+const WORTH_PERCENT: u64 = 70;
+/// Behind it a patch gets hardly smaller.
+const LEVEL: u32 = 6;
+
+/// A patch that makes one package from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    /// The patch, gzip.
+    pub file: PathBuf,
+    /// sha256 of that file, hex.
+    pub sha256: String,
+    /// Bytes of that file.
+    pub bytes: u64,
+    /// The old side: paths in the old release, in the order in which the patch counts them.
+    pub sources: Vec<String>,
+}
+
+/// Writes the patch from `old` to `new` into `to`, using `threads` threads: the bytes are the same for any number. `None` where
+/// the archive is the better way: other targets, more than 512 MiB, or a patch beyond 70% of the archive. `to` then holds
+/// nothing of use.
+///
+/// # Errors
+/// When an archive cannot be read or is not that package, or `to` cannot be written.
+pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize) -> io::Result<Option<Delta>> {
+    if !comparable(old, new) {
+        return Ok(None);
+    }
+    let (old_side, new_side) = both(old, new, threads)?;
+    let file = BufWriter::new(std::fs::File::create(to)?);
+    let mut gzip = Gzip::with_level(Hashed::new(file), threads, LEVEL)?;
+    patch::write(&old_side.bytes, &new_side, threads, &mut gzip)?;
+    let mut out = gzip.finish()?;
+    out.flush()?;
+    let (sha256, bytes) = out.digest();
+    let worth = bytes.saturating_mul(100) <= new.archive_bytes.saturating_mul(WORTH_PERCENT);
+    Ok(worth.then(|| Delta { file: to.to_owned(), sha256, bytes, sources: old_side.paths }))
+}
+
+/// How `new` is made by copying from the files of `old`, and which files those are (paths in the old release). `None` where
+/// [`encode`] does not try either.
+///
+/// # Errors
+/// When an archive cannot be read or is not that package.
+pub fn encode_copies(old: &Package, new: &Package, threads: usize) -> io::Result<Option<(Vec<String>, Copies)>> {
+    if !comparable(old, new) {
+        return Ok(None);
+    }
+    let (old_side, new_side) = both(old, new, threads)?;
+    let copies = copies(&old_side.bytes, &new_side, &old_side.sizes, threads)?;
+    Ok(Some((old_side.paths, copies)))
+}
+
+fn comparable(old: &Package, new: &Package) -> bool {
+    let bytes = sides::expected(old).saturating_add(sides::expected(new));
+    old.metadata.target == new.metadata.target && bytes <= MOST
+}
+
+/// Reads both sides, at once where there are threads for it.
+fn both(old: &Package, new: &Package, threads: usize) -> io::Result<(sides::OldSide, Vec<u8>)> {
+    if threads < 2 {
+        return Ok((sides::old_side(old)?, sides::new_side(new)?));
+    }
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| sides::old_side(old));
+        let new_side = sides::new_side(new);
+        let old_side = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((old_side?, new_side?))
+    })
+}
