@@ -1,7 +1,8 @@
 //! The package store: content-addressed, written atomically, verified when read, shared by many processes.
 //!
 //! `objects/<2 digits>/<id>.tar.gz` and `<id>.json` beside it; `actions/<key>` says which package the same members gave before,
-//! so that nothing is archived twice. Every file appears by rename: a reader sees all of it or nothing.
+//! so that nothing is archived twice; `deltas/` holds what makes one package from another. Every file appears by rename: a reader
+//! sees all of it or nothing.
 
 use crate::memo::{Memo, Stat, now_ns};
 use crate::{archive, members};
@@ -132,6 +133,11 @@ impl Store {
         self.root.join("objects").join(&id.as_str()[..2]).join(format!("{id}.{extension}"))
     }
 
+    /// Whether there is such a package; nothing of it is read.
+    pub(crate) fn has(&self, id: &PackageId) -> bool {
+        self.object(id, "json").exists()
+    }
+
     /// A file about a package that is no part of it: a signature, an SBOM.
     pub(crate) fn beside(&self, id: &PackageId, extension: &str) -> PathBuf {
         self.object(id, extension)
@@ -152,7 +158,7 @@ impl Store {
         Ok(found)
     }
 
-    fn io(path: &Path) -> impl Fn(io::Error) -> StoreError {
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> StoreError {
         move |source| StoreError::Io { path: path.to_owned(), source }
     }
 
@@ -296,6 +302,7 @@ impl Store {
         }
         if !dry {
             self.sweep();
+            self.sweep_deltas();
         }
         Ok(removed)
     }
@@ -413,7 +420,7 @@ impl Store {
 }
 
 /// Makes a temporary file durable under its name.
-fn publish(file: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
+pub(crate) fn publish(file: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
     let folder = target.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
     std::fs::create_dir_all(folder)?;
     file.as_file().sync_all()?;

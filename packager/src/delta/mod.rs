@@ -6,6 +6,7 @@
 
 mod apply;
 mod bytes;
+mod cache;
 mod copies;
 mod diagonals;
 mod index;
@@ -19,6 +20,7 @@ pub use patch::write as write_patch;
 use crate::archive::Hashed;
 use crate::gzip::Gzip;
 use roadie_model::package::Package;
+use serde::{Deserialize, Serialize};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -30,7 +32,7 @@ const WORTH_PERCENT: u64 = 70;
 const LEVEL: u32 = 6;
 
 /// A patch that makes one package from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
     /// The patch, gzip.
     pub file: PathBuf,
