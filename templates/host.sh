@@ -42,6 +42,7 @@ else
   USER_FLAG=
 fi
 EPOCH=0
+BOOTED=
 UNDOING=
 AT_BOOT=
 ACTING=
@@ -50,6 +51,8 @@ step_id=0
 timers=0
 stopped=
 started_as=
+NL='
+'
 reason=
 note=
 kind=
@@ -61,7 +64,7 @@ sc() {
   systemctl $USER_FLAG "$@"
 }
 has() { command -v "$1" >/dev/null 2>&1; }
-sha() { sha256sum <"$1" 2>/dev/null | cut -c1-64; }
+sha() { sums=$(sha256sum <"$1" 2>/dev/null) && printf %s "${sums%% *}"; }
 first_line() { # FILE -> $line; 1 when there is none
   line=
   [ -r "$1" ] || return 1
@@ -76,12 +79,23 @@ bad() { # KIND TEXT
 }
 # Writes a file so that it is there whole or not at all.
 put() { # PATH MODE TEXT
-  rm -f "$1.new" || return 1
-  (umask 077; printf '%s' "$3" >"$1.new") 2>/dev/null && chmod "$2" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"
+  if [ -e "$1.new" ]; then rm -f "$1.new" || return 1; fi
+  write "$1.new" "$2" "$3" && sync "$1.new" && mv -f "$1.new" "$1"
 }
-journal() { # EVENT DETAIL
-  { printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$(date +%s)" "$1" "$2" >>"$S/journal.jsonl" &&
-    sync "$S/journal.jsonl"; } 2>/dev/null || unwritten "$S/journal.jsonl"
+# Writes a new file. It has no more than its mode from its first moment.
+write() { # PATH MODE TEXT
+  case $2 in
+    644) printf %s "$3" 2>/dev/null >"$1" ;;
+    600) (umask 077; printf %s "$3" >"$1") 2>/dev/null ;;
+    *) (umask 077; printf %s "$3" >"$1") 2>/dev/null && chmod "$2" "$1" ;;
+  esac
+}
+# Notes what happened, durable together with the files and folders that are named.
+journal() { # EVENT DETAIL [PATHS...]
+  now
+  printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$at" "$1" "$2" 2>/dev/null >>"$S/journal.jsonl" || unwritten "$S/journal.jsonl" || return 1
+  shift 2
+  sync "$S/journal.jsonl" "$@" 2>/dev/null || unwritten "$S/journal.jsonl"
 }
 # On the way back, a service that runs again is worth more than a note about it.
 unwritten() { # FILE
@@ -114,6 +128,11 @@ proc_start() { # PID -> $started; 1 when there is no such process
   started=$1
 }
 
+now() { # -> $at, seconds since 1970; the clock is asked once
+  uptime_s
+  [ -n "$BOOTED" ] || BOOTED=$(($(date +%s) - up))
+  at=$((BOOTED + up))
+}
 uptime_s() { # -> $up, whole seconds; no step of the wall clock moves it
   IFS=' .' read -r up _ </proc/uptime
 }
@@ -123,12 +142,13 @@ uptime_s() { # -> $up, whole seconds; no step of the wall clock moves it
 # The lock is a flock held by this very process: it cannot go stale. An epoch that only grows, with the tag of the session that
 # took it, fences off older runs.
 lock() { # HOLDER
-  if ! mkdir -p "$S/records" 2>/dev/null || ! chmod 700 "$S" || ! (: >>"$S/lock") 2>/dev/null; then
+  if ! make_state 2>/dev/null || ! (: >>"$S/lock") 2>/dev/null; then
     say "fail 0 unwritable cannot write $S: $(mkdir -p "$S/records" 2>&1 | tail -n 1)"
     exit 0
   fi
   exec 9>>"$S/lock"
-  if ! flock -n 9 || ! [ "$S/lock" -ef "/proc/$$/fd/9" ]; then
+  # A run that found nothing to do does not wait for its shell here to leave: it may be about to.
+  if ! take_lock 5 || ! [ "$S/lock" -ef "/proc/$$/fd/9" ]; then
     # It may have taken the lock just now, and not yet said who it is.
     ticks=0
     until first_line "$S/holder" || [ $ticks -ge 20 ]; do
@@ -136,16 +156,17 @@ lock() { # HOLDER
       ticks=$((ticks + 1))
     done
     [ -n "$line" ] || line='(unknown)'
-    say "fail 0 locked $line"
+    say "fail 0 locked $line, since $(date -u -r "$S/holder" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null)"
     exit 0
   fi
   # A release that never came about leaves nothing: see leave.
   trap leave EXIT
-  rm -f "$S/cancel" "$S/beat"
+  if [ -e "$S/cancel" ] || [ -e "$S/beat" ]; then rm -f "$S/cancel" "$S/beat"; fi
+  forget_incoming
   proc_start $$
-  put "$S/holder" 600 "$1, since $(date -u +%Y-%m-%dT%H:%M:%SZ), pid $$
-" && put "$S/pid" 600 "$$-$started
-" || { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
+  # Not synced: nobody needs them after a power cut. Their folder is for root alone.
+  printf '%s\n' "$1, pid $$" 2>/dev/null >"$S/holder" && printf '%s\n' "$$-$started" 2>/dev/null >"$S/pid" ||
+    { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
   # In a subshell of its own: behind a function's redirection, sh would keep a copy of the lock.
   ( exec 9>&- </dev/null >/dev/null 2>&1; watchdog $$ "$started" ) &
   WATCHDOG=$!
@@ -155,6 +176,16 @@ lock() { # HOLDER
     g_deadline=held
     write_guard
   fi
+}
+# The folder of what we remember here, closed to others from its first moment.
+make_state() {
+  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records"); }
+}
+# What an interrupted run had begun to send is gone on from, for a day.
+forget_incoming() {
+  for file in "$INCOMING/$NAME".*; do
+    [ ! -e "$file" ] || find "$file" -mtime +0 -exec rm -f {} +
+  done
 }
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
@@ -238,7 +269,9 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   port=${1:-}
   [ $# -eq 0 ] || shift
   fact "machine $(uname -m)"
-  fact "uid $(id -u)"
+  while read -r key line _; do
+    if [ "$key" = Uid: ]; then fact "uid $line"; break; fi
+  done </proc/self/status
   fact "home $LOGIN_HOME"
   fact "root $ROOT"
   if has getconf; then
@@ -247,36 +280,43 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   fi
   find_libraries "$@"
   if systemd_answers; then
-    line=$(systemctl --version 2>/dev/null | head -n 1)
-    fact "systemd $line"
+    line=$(systemctl --version 2>/dev/null)
+    fact "systemd ${line%%"$NL"*}"
   fi
+  if has perl; then fact "has perl"; fi
   for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut; do
     has "$t" || fact "missing $t"
   done
   dir=$ROOT
   while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
-  fact "space $(df -Pk "$dir" 2>/dev/null | tail -n 1)"
-  fact "inodes $(df -Pi "$dir" 2>/dev/null | tail -n 1)"
-  mount_flags
+  line=$(df -Pi "$dir" 2>/dev/null)
+  fact "inodes ${line##*"$NL"}"
+  line=$(df -Pk "$dir" 2>/dev/null)
+  fact "space ${line##*"$NL"}"
+  # shellcheck disable=SC2086
+  mount_flags ${line##*"$NL"}
   if [ "$SCOPE" = system ]; then loose_parents; fi
-  if [ -n "$port" ]; then foreign_listener "$port"; fi
+  # With a release in service it is that one's port.
+  if [ -n "$port" ] && [ ! -e "$ROOT/current" ]; then foreign_listener "$port"; fi
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
     fact "current $cur"
     if first_line "$S/meshes/$cur"; then fact "came_with $line"; fi
   fi
+  # One program for all digests: a host may hold many releases.
+  sums=$NL$(sha256sum "$ROOT"/releases/*/MANIFEST "$UNIT_DIR/$UNIT" 2>/dev/null)$NL
   for f in "$S"/records/*; do
-    first_line "$f" || continue
     case $f in *.new) continue ;; esac
-    id=${f##*/}
-    complete=0
-    if first_line "$ROOT/releases/$id/COMPLETE" && [ "$line" = "$(sha "$ROOT/releases/$id/MANIFEST")" ]; then complete=1; fi
-    first_line "$f"
-    health=-
-    if [ -r "$ROOT/releases/$id/health.json" ]; then health=$(base64 <"$ROOT/releases/$id/health.json" | tr -d '\n'); fi
-    fact "release $id $complete $health $line"
+    first_line "$f" || continue
+    id=${f##*/} record=$line complete=0
+    if first_line "$ROOT/releases/$id/COMPLETE"; then
+      case $sums in *"$NL$line  $ROOT/releases/$id/MANIFEST$NL"*) complete=1 ;; esac
+    fi
+    fact "release $id $complete $record"
+    if first_line "$ROOT/releases/$id/health.json"; then fact "health $id $line"; fi
   done
-  if [ -e "$UNIT_DIR/$UNIT" ]; then fact "installed_unit $(sha "$UNIT_DIR/$UNIT")"; fi
+  line=${sums%"  $UNIT_DIR/$UNIT$NL"}
+  if [ "$line" != "$sums" ]; then fact "installed_unit ${line##*"$NL"}"; fi
   if first_line "$S/setup"; then fact "setup $line"; fi
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
@@ -290,22 +330,20 @@ texts() {
 }
 find_libraries() { # SONAMES-AND-INTERPRETERS...: says which are not there
   cache=
-  [ $# -eq 0 ] || cache=$(ldconfig -p 2>/dev/null)
   for name; do
     case $name in
       /*) if [ -e "$name" ]; then continue; fi ;;
       *)
-        case $cache in *"	$name "*) continue ;; esac
         for lib in /lib /usr/lib /lib64 /usr/lib64 /lib/*-linux-* /usr/lib/*-linux-* /usr/local/lib; do
           if [ -e "$lib/$name" ]; then continue 2; fi
-        done ;;
+        done
+        [ -n "$cache" ] || cache=$(ldconfig -p 2>/dev/null)
+        case $cache in *"	$name "*) continue ;; esac ;;
     esac
     fact "lacks $name"
   done
 }
-mount_flags() { # of the file system that holds $dir
-  # shellcheck disable=SC2046
-  set -- $(df -Pk "$dir" 2>/dev/null | tail -n 1)
+mount_flags() { # WORDS of a line of df
   flags=
   while IFS=' ' read -r _ point _ options _; do
     if [ "$point" = "${6:-}" ]; then flags=$options; fi
@@ -315,23 +353,24 @@ mount_flags() { # of the file system that holds $dir
 # Whoever may write a folder above ours could put another one in its place.
 loose_parents() {
   parent=$BASE
-  while :; do
-    if [ -d "$parent" ]; then
-      # shellcheck disable=SC2046
-      set -- $(ls -ldn "$parent" 2>/dev/null)
-      case ${1:-} in
-        ????????w[tT]*) ;;
-        ????????w*) fact "loose $parent everybody" ;;
-        ?????w*) if [ "${4:-0}" != 0 ]; then fact "loose $parent group $4"; fi ;;
-      esac
-      if [ "${3:-0}" != 0 ]; then fact "loose $parent user $3"; fi
-    fi
-    [ -n "$parent" ] && [ "$parent" != / ] || break
+  set -- /
+  while [ -n "$parent" ] && [ "$parent" != / ]; do
+    if [ -d "$parent" ]; then set -- "$@" "$parent"; fi
     parent=${parent%/*}
-    parent=${parent:-/}
+  done
+  # The longest name, which is the nearest to us, comes first.
+  # shellcheck disable=SC2012 # the names are ours
+  ls -ldnr "$@" 2>/dev/null | while read -r mode _ user group rest; do
+    parent=/${rest#* /}
+    case $mode in
+      ????????w[tT]*) ;;
+      ????????w*) fact "loose $parent everybody" ;;
+      ?????w*) if [ "$group" != 0 ]; then fact "loose $parent group $group"; fi ;;
+    esac
+    if [ "$user" != 0 ]; then fact "loose $parent user $user"; fi
   done
 }
-foreign_listener() { # PORT: who listens on it, unless it is our own service
+foreign_listener() { # PORT: who listens on it, unless it is what is left of our own service
   hex=$(printf %04X "$1")
   inode=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r _ local _ st _ _ _ _ _ socket _; do
     if [ "$st" = 0A ] && [ "${local##*:}" = "$hex" ]; then printf %s "$socket"; break; fi
@@ -405,20 +444,43 @@ out() { # prints standard input as output of the running step
   while IFS= read -r line || [ -n "$line" ]; do say "out $step_id $line"; done
 }
 
-unpack_archive() { # RELEASE SHA256 PACKAGE
-  tmp=$ROOT/releases/.tmp-$1
-  rm -rf "$tmp" "$S/incoming.tar.gz" && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
-  # Copied before it is verified: the login user could change its own file in between.
-  err=$(cp "$INCOMING/$3.tar.gz" "$S/incoming.tar.gz" 2>&1) || { bad failed "$err"; return 1; }
-  rm -f "$INCOMING/$3.tar.gz"
-  if [ "$(sha "$S/incoming.tar.gz")" != "$2" ]; then
-    rm -f "$S/incoming.tar.gz"
-    bad integrity "the archive that arrived is not the one that was sent"
+unpack_archive() { # RELEASE PACKAGE SHA256
+  take_in "$2.tar.gz" "$3" || { rm -f "$S/incoming.gz"; return 1; }
+  err=$(gzip -dc <"$S/incoming.gz" 2>&1 >"$S/incoming.tar") || { rm -f "$S/incoming.gz" "$S/incoming.tar"; bad failed "cannot unpack: $err"; return 1; }
+  unpack_tar "$1"
+}
+# The package made again from the files of an older release and a patch. Its id is the digest of its tar. What goes wrong here
+# makes the controller send all of it.
+unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
+  release=$1 package=$2 from=$ROOT/releases/$4 script=$5
+  take_in "$2.patch.gz" "$3" || { rm -f "$S/incoming.gz"; bad patch "$reason"; return 1; }
+  shift 5
+  count=$#
+  while [ $count -gt 0 ]; do
+    set -- "$@" "$from/$1"
+    shift
+    count=$((count - 1))
+  done
+  err=$(gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" "$@" 2>&1 >"$S/incoming.tar")
+  if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
+    rm -f "$S/incoming.gz" "$S/incoming.tar"
+    bad patch "the patch does not fit release ${from##*/}${err:+: $err}"
     return 1
   fi
-  err=$(gzip -dc <"$S/incoming.tar.gz" 2>&1 >"$S/incoming.tar") && err=$(tar -xof "$S/incoming.tar" -C "$tmp" 2>&1) ||
-    { bad failed "cannot unpack: $err"; rm -f "$S/incoming.tar.gz" "$S/incoming.tar"; return 1; }
-  rm -f "$S/incoming.tar.gz" "$S/incoming.tar"
+  unpack_tar "$release"
+}
+# What was sent, as $S/incoming.gz. Copied before it is verified: the login user could change its own file in between.
+take_in() { # FILE SHA256
+  err=$(cp "$INCOMING/$NAME.$1" "$S/incoming.gz" 2>&1) || { bad failed "$err"; return 1; }
+  # With it goes what an interrupted run had begun to send.
+  rm -f "$INCOMING/$NAME".*
+  [ "$(sha "$S/incoming.gz")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
+}
+unpack_tar() { # RELEASE
+  tmp=$ROOT/releases/.tmp-$1
+  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar -xof "$S/incoming.tar" -C "$tmp" 2>&1) ||
+    { bad failed "cannot unpack: $err"; rm -f "$S/incoming.gz" "$S/incoming.tar"; return 1; }
+  rm -f "$S/incoming.gz" "$S/incoming.tar"
 }
 unpack_release() { # RELEASE FROM
   tmp=$ROOT/releases/.tmp-$1
@@ -439,16 +501,18 @@ unpack_nothing() { # RELEASE
 # Files rendered for this host. The environment and what starts the service are for root alone.
 write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   tmp=$ROOT/releases/.tmp-$1
-  put "$tmp/unit" 644 "$2" && put "$tmp/config.toml" 644 "$3" && put "$tmp/env" 600 "$4" && put "$tmp/run.sh" 700 "$5" &&
-    put "$tmp/health.json" 644 "$6" && put "$tmp/lifecycle" 644 "$7" && put "$tmp/MANIFEST" 600 "$8" && return 0
+  # Synced when the release is sealed.
+  write "$tmp/unit" 644 "$2" && write "$tmp/config.toml" 644 "$3" && write "$tmp/env" 600 "$4" && write "$tmp/run.sh" 700 "$5" &&
+    write "$tmp/health.json" 644 "$6" && write "$tmp/lifecycle" 644 "$7" && write "$tmp/MANIFEST" 600 "$8" && return 0
   bad failed "cannot write into $tmp (disk full?)"
 }
 verify_tree() { # DIR
   bad_file=$(cd "$1" && sha256sum -c MANIFEST 2>&1 >/dev/null) || { bad integrity "files differ from the manifest: $bad_file"; return 1; }
   listed=$(wc -l <"$1/MANIFEST")
-  present=$(find "$1" -type f ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" | wc -l)
-  strange=$(find "$1" ! -type f ! -type d | head -n 1)
-  if [ "$listed" -ne "$present" ] || [ -n "$strange" ]; then
+  # What is neither a file nor a folder counts twice, so that it cannot stand in for a file.
+  present=$(find "$1" ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" \( -type f -print -o ! -type d -print -print \) | wc -l)
+  if [ "$listed" -ne "$present" ]; then
+    strange=$(find "$1" ! -type f ! -type d | head -n 1)
     bad integrity "release holds $present files, the manifest lists $listed ${strange:+(and $strange)}"
     return 1
   fi
@@ -462,10 +526,9 @@ seal() { # RELEASE PACKAGE VERSION
     find "$tmp" -exec sync {} + || { bad failed "cannot sync $tmp"; return 1; }
     put "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
 " && sync "$tmp" || { bad failed "cannot write $tmp/COMPLETE"; return 1; }
-    rm -rf "$ROOT/releases/.old-$1"
-    if [ -d "$dir" ]; then mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
+    if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
     mv "$tmp" "$dir" && sync "$ROOT/releases" || { bad failed "cannot publish $dir"; return 1; }
-    rm -rf "$ROOT/releases/.old-$1"
+    if [ -d "$ROOT/releases/.old-$1" ]; then rm -rf "$ROOT/releases/.old-$1"; fi
     record "$1" verified "$2" "$3"
   else
     verify_tree "$dir"
@@ -480,14 +543,15 @@ record() { # RELEASE STATE [PACKAGE VERSION]
     package=$4
     version=${7:-}
   fi
-  put "$S/records/$1" 600 "$2 $package $EPOCH $(date +%s) $version
-" && sync "$S/records" && journal "$2" "$1" && return 0
+  now
+  put "$S/records/$1" 600 "$2 $package $EPOCH $at $version
+" && journal "$2" "$1" "$S/records" && return 0
   unwritten "$S/records/$1" && return 0
   bad failed "cannot write the record of release $1 (disk full?)"
 }
 discard() { # RELEASE PACKAGE
-  rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.tar.gz" "$S/incoming.tar"
-  [ -z "$2" ] || rm -f "$INCOMING/$2.tar.gz"
+  rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.gz" "$S/incoming.tar"
+  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*
   rmdir "$ROOT/releases" 2>/dev/null
   :
 }
@@ -614,14 +678,14 @@ install_unit() { # RELEASE
     note="unchanged"
     return 0
   fi
-  mkdir -p "$UNIT_DIR" && rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
+  [ -d "$UNIT_DIR" ] || mkdir -p "$UNIT_DIR"
+  rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
     sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" && sync "$UNIT_DIR" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
-  err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }
   # Its link is what starts the service after a power cut: systemctl does not sync it.
-  err=$(sc enable --quiet "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
-  sync "$UNIT_DIR"
-  if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR/$WANTS"; fi
+  err=$(sc enable --quiet --no-reload "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
+  err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }
+  if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"; else sync "$UNIT_DIR"; fi
   if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
 }
 remove_unit() {
@@ -633,10 +697,9 @@ remove_unit() {
   :
 }
 switch() { # TO, or nothing
-  if [ -z "${1:-}" ]; then rm -f "$ROOT/current"; sync "$ROOT"; journal switched none; return; fi
+  if [ -z "${1:-}" ]; then rm -f "$ROOT/current"; journal switched none "$ROOT"; return; fi
   [ -e "$ROOT/releases/$1/COMPLETE" ] || { bad integrity "release $1 is not complete"; return 1; }
-  rm -f "$ROOT/.current.new"
-  ln -s "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && sync "$ROOT" && journal switched "$1" ||
+  ln -sfn "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && journal switched "$1" "$ROOT" ||
     { bad failed "cannot switch $ROOT/current"; return 1; }
 }
 
@@ -667,12 +730,12 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   boot_id
   uptime_s
   g_back=$1 g_epoch=$EPOCH g_to=$2 g_runs=$3 g_tries=0 g_boot=$boot g_deadline=$((up + $4)) g_grace=$5
-  rm -f "$S/settled"
+  if [ -e "$S/settled" ]; then rm -f "$S/settled"; fi
   write_guard && boot_guard && journal armed "$1" || { bad failed "cannot write $S/guard (disk full?)"; return 1; }
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
 }
 disarm_guard() {
-  rm -f "$S/guard" && sync "$S" && journal disarmed "" || { bad failed "cannot remove $S/guard"; return 1; }
+  rm -f "$S/guard" && journal disarmed "" "$S" || { bad failed "cannot remove $S/guard"; return 1; }
   # With nothing in service there is nothing to go back to at boot.
   if [ ! -e "$ROOT/current" ]; then remove_boot_guard; fi
   stop_timer
@@ -702,7 +765,8 @@ stop_timer() {
   # The guard itself is what the timer started.
   [ -z "$ACTING" ] || return 0
   if by_systemd; then sc stop "$GUARD:*.timer" "$GUARD:*.service" 2>/dev/null; fi
-  if first_line "$S/waiter" && proc_start "${line%-*}" && [ "$started" = "${line#*-}" ]; then kill -TERM "-${line%-*}" 2>/dev/null; fi
+  first_line "$S/waiter" || return 0
+  if proc_start "${line%-*}" && [ "$started" = "${line#*-}" ]; then kill -TERM "-${line%-*}" 2>/dev/null; fi
   rm -f "$S/waiter"
 }
 # Read at the next boot: no daemon-reload is needed for it.
@@ -949,7 +1013,7 @@ confirm() { # RELEASE INVOCATION TENTHS [MESH: the generation that the same run 
   [ "$cur" = "$1" ] || { bad failed "current is $cur, not $1"; return 1; }
   # Without a name it is the start that this very stage made.
   stable "${2:-$started_as}" "$3" || { [ "$kind" = cancelled ] || last_words 20; return 1; }
-  rm -f "$S/meshes/$1"
+  if [ -e "$S/meshes/$1" ]; then rm -f "$S/meshes/$1"; fi
   if [ -n "${4:-}" ]; then
     mkdir -p "$S/meshes" && put "$S/meshes/$1" 600 "$4
 " || { bad failed "cannot write $S/meshes/$1 (disk full?)"; return 1; }
@@ -973,6 +1037,7 @@ remove_all() {
   remove_boot_guard
   # The lock goes last: whoever waits for it sees that its file is gone.
   rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
+  rm -f "$INCOMING/$NAME".*
   rm -rf "$ROOT" && rmdir "$BASE" 2>/dev/null
   rmdir "$INCOMING" "$LOGIN_HOME/.roadie" 2>/dev/null
   if [ "$SCOPE" = system ] && [ -L "/var/lib/$NAME" ]; then note="state in /var/lib/private/$NAME is kept"; fi

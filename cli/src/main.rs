@@ -12,6 +12,7 @@ mod packages;
 mod project;
 mod report;
 mod saved;
+mod stock;
 mod trust;
 
 use args::{Cli, Verb};

@@ -7,6 +7,7 @@ use crate::logs::{self, ExecResult, LogQuery, LogSink};
 use crate::mesh::{self, MeshReport, MeshWork};
 use crate::request::{Group, TaskReport};
 use crate::rollout;
+use crate::stock::{NoStock, Stock};
 use roadie_model::definition::{Definition, Host, OnFailure, Service, Strategy};
 use roadie_model::event::{Event, EventKind, HostReport};
 use roadie_model::id::{HostName, ServiceName};
@@ -101,13 +102,39 @@ pub struct Controller {
     /// What this run changed in the mesh of each host, in one word: see [`crate::mesh::Replaced`].
     replaced: Mutex<HashMap<HostName, String>>,
     pub(crate) permits: Semaphore,
+    pub(crate) stock: Arc<dyn Stock>,
 }
 
 impl Controller {
     /// A controller without open connections.
     pub fn new(connector: Arc<dyn Connector>, options: Options, events: EventSink, cancel: Cancel) -> Self {
         let permits = Semaphore::new(options.max_concurrent.max(1));
-        Self { connector, options, events, cancel, sessions: Mutex::default(), replaced: Mutex::default(), permits }
+        Self {
+            connector,
+            options,
+            events,
+            cancel,
+            sessions: Mutex::default(),
+            replaced: Mutex::default(),
+            permits,
+            stock: Arc::new(NoStock),
+        }
+    }
+
+    /// With a store that knows older packages.
+    pub fn with_stock(self, stock: Arc<dyn Stock>) -> Self {
+        Self { stock, ..self }
+    }
+
+    /// Connects to hosts ahead of their turn, as many as are worked on at the same time. What goes wrong is told when it is
+    /// their turn.
+    pub fn dial<'h>(&self, hosts: impl Iterator<Item = &'h Host>) {
+        for host in hosts.filter(|h| !h.local).take(self.options.max_concurrent) {
+            let (slot, connector, host) = (self.slot(host), self.connector.clone(), host.clone());
+            tokio::spawn(async move {
+                slot.get_or_init(|| async { connector.connect(&host).await.map_err(Failure::transport) }).await.is_ok()
+            });
+        }
     }
 
     /// Works through the waves in order and tells how each service ended on each host, in the order given.
@@ -186,10 +213,23 @@ impl Controller {
         (self.events)(Event { host: host.clone(), service: service.clone(), kind });
     }
 
-    /// The session to `host`, opened on first use. A host that could not be reached is not dialled again.
+    /// The session to `host`, opened on first use. A host that could not be reached is not dialled again; a session that was
+    /// lost while nobody used it is opened anew.
     pub(crate) async fn session(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
-        let slot = self.slots().entry(host.name.clone()).or_default().clone();
+        let session = self.open(host).await?;
+        if session.lost().is_none() {
+            return Ok(session);
+        }
+        self.reconnect(host).await
+    }
+
+    async fn open(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
+        let slot = self.slot(host);
         slot.get_or_init(|| async { self.connector.connect(host).await.map_err(Failure::transport) }).await.clone()
+    }
+
+    fn slot(&self, host: &Host) -> Slot {
+        self.slots().entry(host.name.clone()).or_default().clone()
     }
 
     /// Opens another connection to `host` and closes it again: whether it still lets us in.
@@ -206,7 +246,7 @@ impl Controller {
     /// A new session to `host` after contact was lost.
     pub(crate) async fn reconnect(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
         self.slots().remove(&host.name);
-        self.session(host).await
+        self.open(host).await
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<HostName, Slot>> {

@@ -243,6 +243,7 @@ impl Task<'_> {
         if self.controller.cancel.level() > 0 {
             return Prepared::Over(report(Outcome::Interrupted, "interrupted before it began"));
         }
+        self.make_ready(verb);
         let session = tokio::select! {
             session = self.controller.session(self.host) => session,
             () = self.controller.cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted while connecting")),
@@ -264,9 +265,30 @@ impl Task<'_> {
         Prepared::Over(report)
     }
 
+    /// Begins to work out, beside the connecting, what will have to be sent.
+    fn make_ready(&self, verb: &Verb) {
+        let Verb::Deploy { packages, .. } = verb else { return };
+        let Some(last) = self.controller.stock.last(&self.service.name, &self.host.name) else { return };
+        if packages.iter().any(|p| p.id == last) {
+            return;
+        }
+        for package in packages.clone() {
+            let (stock, last) = (self.controller.stock.clone(), last.clone());
+            tokio::spawn(async move { stock.delta(&last, &package).await.is_some() });
+        }
+    }
+
+    /// As far as is known here, the host runs one of these packages.
+    fn has_one_of(&self, packages: &[Package]) -> bool {
+        let last = self.controller.stock.last(&self.service.name, &self.host.name);
+        packages.iter().any(|p| Some(&p.id) == last.as_ref())
+    }
+
     /// Observes and plans. `Err` is a report: what was only to be read, nothing to do, or a failure.
     async fn look(&self, session: &Arc<dyn Session>, verb: &Verb, wait: bool) -> Result<(HostShell, HostPlan), Box<HostReport>> {
-        if matches!(verb, Verb::Deploy { .. }) {
+        if let Verb::Deploy { packages, .. } = verb
+            && !self.has_one_of(packages)
+        {
             // Opened while the host is observed: an upload then costs no extra round trip.
             let session = session.clone();
             tokio::spawn(async move { session.prepare_upload().await });
@@ -276,7 +298,7 @@ impl Task<'_> {
             Err(failure) => return Err(Box::new(report_failure(&failure, "nothing was changed"))),
         };
         if matches!(verb, Verb::Status | Verb::Releases) {
-            shell.close().await;
+            shell.leave().await;
             return Err(Box::new(self.reading_report(&facts)));
         }
         let plan = match self.plan(verb, &facts) {
@@ -287,14 +309,14 @@ impl Task<'_> {
                 plan
             }
             Err(failure) => {
-                shell.close().await;
+                shell.leave().await;
                 let report = report_failure(&failure, "nothing was changed");
                 return Err(Box::new(HostReport { current: current(&facts), ..report }));
             }
         };
         self.emit(EventKind::Planned { plan: Box::new(plan.clone()) });
         if plan.is_noop() || matches!(verb, Verb::Plan { .. }) {
-            shell.close().await;
+            shell.leave().await;
             return Err(Box::new(self.unchanged_report(verb, &plan)));
         }
         Ok((shell, plan))

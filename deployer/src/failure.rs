@@ -17,12 +17,14 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Contact was lost: the host may know more.
     pub lost: bool,
+    /// A patch did not give the package: all of it has to be sent.
+    pub resend: bool,
 }
 
 impl Failure {
     /// A failure of class `outcome`.
     pub fn new(outcome: Outcome, problem: impl Into<String>) -> Self {
-        Self { outcome, problem: problem.into(), causes: Vec::new(), hint: None, lost: false }
+        Self { outcome, problem: problem.into(), causes: Vec::new(), hint: None, lost: false, resend: false }
     }
 
     /// Adds what to do.
@@ -100,7 +102,7 @@ impl Failure {
         if lost {
             causes.insert(0, std::mem::replace(&mut problem, "contact was lost".into()));
         }
-        Self { outcome, problem, causes, hint, lost }
+        Self { outcome, problem, causes, hint, lost, resend: false }
     }
 
     /// The shell on the host ended by itself before it was asked to.
@@ -129,6 +131,7 @@ impl Failure {
             }
             "superseded" => Self::new(Outcome::Locked, text.to_owned()),
             "cancelled" => Self::new(Outcome::Interrupted, "interrupted"),
+            "patch" => Self { resend: true, ..Self::new(Outcome::Integrity, text.to_owned()) },
             "integrity" => Self::new(Outcome::Integrity, text.to_owned()),
             "setup" => Self::new(Outcome::FailedUnchanged, text.to_owned())
                 .hint("setup has no terminal and no input: pass -y and the like; `setup_timeout` sets its deadline"),

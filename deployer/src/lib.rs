@@ -17,6 +17,7 @@ mod request;
 mod rollout;
 mod run;
 mod shell;
+mod stock;
 mod sudo;
 
 pub use connect::{Connector, SshConnector};
@@ -25,3 +26,4 @@ pub use failure::Failure;
 pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
 pub use mesh::{MeshReport, MeshWork, PortAsked, Reach, Replaced};
 pub use request::{Group, TaskReport, Verb};
+pub use stock::{NoStock, Stock};

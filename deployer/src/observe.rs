@@ -36,6 +36,7 @@ impl Observation {
             "glibc" => facts.glibc = value.strip_prefix("glibc ").map(str::to_owned),
             "systemd" => facts.systemd = value.split_whitespace().nth(1).and_then(leading_number),
             "missing" => facts.missing_tools.push(value.to_owned()),
+            "has" => facts.has_perl |= value == "perl",
             "space" => facts.free_bytes = column(value, 3).unwrap_or(0) * 1024,
             "inodes" => facts.free_inodes = column(value, 3).filter(|_| column(value, 1).is_some_and(|total| total > 0)),
             "page_size" => facts.page_size = value.parse().unwrap_or(0),
@@ -64,6 +65,12 @@ impl Observation {
                 }
             }
             "release" => facts.releases.extend(release(value)),
+            "health" => {
+                let (id, json) = value.split_once(' ').unwrap_or((value, ""));
+                if let Some(release) = facts.releases.iter_mut().find(|r| r.id.as_str() == id) {
+                    release.health = serde_json::from_str(json).ok();
+                }
+            }
             "installed_unit" => facts.unit_sha256 = Some(value.to_owned()),
             "setup" => facts.setup_digest = Some(value.to_owned()),
             "guard" => facts.guard = Some(guard(value)),
@@ -191,12 +198,11 @@ fn settled(line: &str) -> Option<Settled> {
     Some(Settled { epoch: epoch.parse().ok()?, text: text.to_owned() })
 }
 
-/// `ID COMPLETE HEALTH STATE PACKAGE EPOCH AT VERSION`
+/// `ID COMPLETE STATE PACKAGE EPOCH AT VERSION`
 fn release(line: &str) -> Option<ReleaseFacts> {
     let mut words = line.split(' ');
     let id = ReleaseId::new(words.next()?).ok()?;
     let complete = words.next()? == "1";
-    let health = decode(words.next()?).and_then(|json| serde_json::from_str(&json).ok());
     let state = match words.next()? {
         "staged" => ReleaseState::Staged,
         "verified" => ReleaseState::Verified,
@@ -208,7 +214,7 @@ fn release(line: &str) -> Option<ReleaseFacts> {
     let epoch = words.next()?.parse().ok()?;
     let changed_at = words.next()?.parse().ok()?;
     let version = words.next().unwrap_or_default().to_owned();
-    Some(ReleaseFacts { id, package, version, state, epoch, changed_at, complete, health })
+    Some(ReleaseFacts { id, package, version, state, epoch, changed_at, complete, health: None })
 }
 
 #[cfg(test)]
@@ -243,7 +249,7 @@ mod tests {
     #[test]
     fn garbage_gives_missing_facts() {
         let facts =
-            observe(&[("release", "../../x 1 - proven"), ("space", ""), ("uid", "x"), ("unit", "%%%"), ("simple_state", "")]);
+            observe(&[("release", "../../x 1 proven"), ("space", ""), ("uid", "x"), ("unit", "%%%"), ("simple_state", "")]);
         assert!(facts.releases.is_empty() && facts.texts.unit.is_none() && facts.free_bytes == 0);
     }
 
@@ -251,7 +257,7 @@ mod tests {
     fn releases_come_newest_first() {
         let (a, b, p) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
         let facts =
-            observe(&[("release", &format!("{a} 1 - proven {p} 1 100 1.0")), ("release", &format!("{b} 0 - failed {p} 2 200 "))]);
+            observe(&[("release", &format!("{a} 1 proven {p} 1 100 1.0")), ("release", &format!("{b} 0 failed {p} 2 200 "))]);
         assert_eq!(facts.releases[0].id.as_str(), b);
         assert_eq!(facts.previous().map(|r| r.id.as_str()), Some(a.as_str()));
     }

@@ -49,7 +49,7 @@ pub struct HostShell {
 impl HostShell {
     /// Starts the shell (as root through `sudo -n` in system scope when the login user is not root) and loads the host script.
     pub async fn open(session: &Arc<dyn Session>, service: &Service) -> Result<Self, Failure> {
-        let process = session.start(&bootstrap(service)).await.map_err(Failure::transport)?;
+        let process = session.start(bootstrap(service)).await.map_err(Failure::transport)?;
         let mut shell = Self { process, tag: tag(), stdout: Vec::new(), noise: Vec::new(), exit: None, leaving: false };
         let preamble = shell.preamble(service);
         shell.write(preamble).await?;
@@ -195,6 +195,12 @@ impl HostShell {
         }
     }
 
+    /// Closes standard input and does not wait: the shell leaves when it reads that, and its lock is free a moment later.
+    pub async fn leave(mut self) {
+        // One that is gone already has left.
+        let _ = self.process.close_stdin().await;
+    }
+
     async fn drain(&mut self) -> Option<Failure> {
         while let Some(chunk) = self.process.next().await {
             match chunk {
@@ -275,25 +281,23 @@ fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
     }
 }
 
-/// The command that becomes the shell. The login shell may be anything that can start `sh -c`.
-fn bootstrap(service: &Service) -> String {
-    let script = if is_system(service) {
+/// The command that becomes the shell.
+fn bootstrap(service: &Service) -> &'static str {
+    if is_system(service) {
         r#"if [ "$(id -u)" = 0 ]; then exec sh -s -- "$HOME"; else exec sudo -n -- sh -s -- "$HOME"; fi"#
     } else {
         r#"exec sh -s -- "$HOME""#
-    };
-    format!("exec sh -c {}", quote(script))
+    }
 }
 
 /// The same, for one short script beside a running shell.
 pub fn one_shot(service: &Service, script: &str) -> String {
     let inner = quote(script);
-    let script = if is_system(service) {
+    if is_system(service) {
         format!(r#"if [ "$(id -u)" = 0 ]; then exec sh -c {inner} sh "$HOME"; else exec sudo -n -- sh -c {inner} sh "$HOME"; fi"#)
     } else {
         format!(r#"exec sh -c {inner} sh "$HOME""#)
-    };
-    format!("exec sh -c {}", quote(&script))
+    }
 }
 
 /// A tag that output of services and setup cannot guess.

@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub systemd: Option<u32>,
     /// Tools of the host script that are missing.
     pub missing_tools: Vec<String>,
+    /// Whether it has perl, which can apply a patch.
+    pub has_perl: bool,
     /// Size of a memory page, bytes; 0 when the host does not say.
     pub page_size: u64,
     /// Shared libraries and program interpreters that were asked for and are not there.

@@ -33,6 +33,19 @@ pub struct Package {
     pub setup: String,
 }
 
+/// A patch that makes one package from another, on a host that has the other unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The patch, gzip, as `templates/patch.pl` reads it.
+    pub file: PathBuf,
+    /// sha256 of that file, hex.
+    pub sha256: String,
+    /// Bytes of that file.
+    pub bytes: u64,
+    /// The old side: paths in the old release, in the order in which the patch counts them.
+    pub sources: Vec<String>,
+}
+
 /// The content of `metadata.json`. Unknown fields are ignored, an unknown schema is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Metadata {

@@ -273,6 +273,13 @@ impl Store {
         self.write(&self.root.join("refs").join(name), id.as_str().as_bytes())
     }
 
+    /// The package that `place` runs as far as was said by [`Store::refer`].
+    pub fn referred(&self, place: &str) -> Option<PackageId> {
+        let name = archive::hex(&Sha256::digest(place.as_bytes()));
+        let text = std::fs::read_to_string(self.root.join("refs").join(name)).ok()?;
+        PackageId::new(text.trim()).ok()
+    }
+
     /// Deletes packages until what is left is within `limits`, the longest unused first. Leased ones and those that a place runs
     /// stay, whatever the limits say. With `dry`, only says which.
     ///

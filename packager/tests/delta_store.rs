@@ -1,10 +1,11 @@
 //! Patches between packages of a store: the release's files are enough, one is encoded for all, and what is damaged or left
 //! behind goes.
 
+use roadie_model::package::Delta;
 use roadie_model::package::Package;
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
-use roadie_packager::delta::{Delta, encode, encode_copies};
+use roadie_packager::delta::{encode, encode_copies};
 use roadie_packager::{BuildEnv, Limits, Packager, Store};
 use std::collections::BTreeSet;
 use std::io::Write as _;

@@ -223,7 +223,8 @@ fn prepare(steps: &mut Steps, input: Input<'_>, package: &Package, release: &Rel
         let discard = Action::Discard { release: release.clone(), package: sent.then(|| package.id.clone()) };
         if sent {
             let upload = Action::Upload { package: package.id.clone(), bytes: package.archive_bytes };
-            steps.push(Stage::Prepare, upload, by(discard.clone()));
+            // What was sent stays: the next run goes on from there.
+            steps.push(Stage::Prepare, upload, Undo::Nothing);
         }
         steps.push(Stage::Prepare, Action::Unpack { release: release.clone(), source }, by(discard));
         steps.push(Stage::Prepare, Action::WriteFiles { release: release.clone() }, Undo::Nothing);

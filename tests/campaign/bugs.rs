@@ -27,7 +27,7 @@ const BUGS: &[Bug] = &[
         name: "files are not synced before a release is published",
         patches: &[
             (r#"find "$tmp" -exec sync {} + ||"#, r#":||"#),
-            (r#"chmod "$2" "$1.new" && sync "$1.new" &&"#, r#"chmod "$2" "$1.new" &&"#),
+            (r#"  write "$1.new" "$2" "$3" && sync "$1.new" &&"#, r#"  write "$1.new" "$2" "$3" &&"#),
         ],
         fault: Fault::Power,
         point: Point::Host(When::After, "confirm"),
@@ -36,8 +36,7 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "current is removed and made again instead of renamed over",
         patches: &[(
-            r#"  rm -f "$ROOT/.current.new"
-  ln -s "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" &&"#,
+            r#"  ln -sfn "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" &&"#,
             r#"  rm -f "$ROOT/current"; sleep 0.1; ln -s "releases/$1" "$ROOT/current" &&"#,
         )],
         fault: Fault::Terminate,
@@ -117,7 +116,7 @@ write_files() {",
     },
     Bug {
         name: "the archive is left in the incoming folder",
-        patches: &[(r#"  rm -f "$INCOMING/$3.tar.gz""#, r#"  :"#), (r#"  [ -z "$2" ] || rm -f "$INCOMING/$2.tar.gz""#, r#"  :"#)],
+        patches: &[(r#"  rm -f "$INCOMING/$NAME".*"#, r#"  :"#), (r#"  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*"#, r#"  :"#)],
         fault: Fault::Session,
         point: Point::Host(When::After, "unpack_archive"),
         caught_by: "I3",

@@ -10,6 +10,7 @@ use crate::packages::{self, ago};
 use crate::project::{self, Environment};
 use crate::report::{self, Reporter};
 use crate::saved;
+use crate::stock::{self, Stored};
 use roadie_deployer::{
     Cancel, Connector, Controller, EventSink, Group, LogLine, LogQuery, MeshReport, MeshWork, Options, Rollout, SshConnector,
     TaskReport, Verb as Work,
@@ -123,7 +124,11 @@ impl Fleet {
             rollout,
             identity: environment.identity(),
         };
-        let controller = Controller::new(connector, options, sink, cancel.clone());
+        let mut controller = Controller::new(connector, options, sink, cancel.clone());
+        // A store that cannot be opened says so where packages are read from it.
+        if let Ok(store) = Store::open(&environment.store) {
+            controller = controller.with_stock(Arc::new(Stored(Arc::new(store))));
+        }
         Self { global, environment, controller, reporter, plans, cancel }
     }
 
@@ -217,6 +222,8 @@ impl Fleet {
         id: Option<&str>,
     ) -> Result<BTreeMap<ServiceName, Vec<Package>>, Fatal> {
         let packager = packages::packager(&self.environment)?;
+        // Hosts let us in while we pack.
+        self.controller.dial(targets.iter().flat_map(|(_, hosts)| hosts));
         let mut found = BTreeMap::new();
         if let Some(id) = id {
             let package = packager.store().find(id).map_err(|e| packages::store_error(&e))?;
@@ -238,7 +245,7 @@ impl Fleet {
         let packed = tokio::select! {
             packed = packages::pack_services(&packager, definition, &services, &[], &self.reporter) => packed?,
             () = self.cancel.reached(1) => {
-                return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was touched") });
+                return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was changed") });
             }
         };
         for (service, packages) in packed {
@@ -292,7 +299,7 @@ impl Fleet {
             let plan = plans.iter().find(|p| p.host == report.host && p.service == report.service);
             if let Some(package) = plan.and_then(|p| p.package.as_ref()) {
                 // A store that cannot be written only keeps less.
-                let _ = store.refer(&format!("{}@{}", report.service, report.host), package);
+                let _ = store.refer(&stock::place(&report.service, &report.host), package);
             }
         }
     }

@@ -4,7 +4,6 @@
 //! It stands in for the script, not for the engine: the real script is tried on real hosts.
 
 use async_trait::async_trait;
-use base64::Engine as _;
 use bytes::Bytes;
 use roadie_deployer::{Cancel, Connector};
 use roadie_model::definition::Host;
@@ -297,7 +296,7 @@ impl Session for Link {
         if world.full {
             return Err(TransportError::Upload { path: remote.into(), reason: "no space".into() });
         }
-        world.disk.incoming.insert(remote.rsplit('/').next().unwrap_or_default().trim_end_matches(".tar.gz").to_owned());
+        world.disk.incoming.insert(remote.split('.').rev().nth(2).unwrap_or_default().to_owned());
         drop(world);
         self.boundary().map(drop)
     }
@@ -465,10 +464,10 @@ impl Sh {
         if let Some(current) = &disk.current {
             self.fact(&format!("current {current}"));
         }
-        let health = base64::engine::general_purpose::STANDARD.encode("{");
         for (id, record) in &disk.records {
             let complete = u8::from(disk.releases.contains(id));
-            self.fact(&format!("release {id} {complete} {health} {} {} {} 0 1", record.state, record.package, record.epoch));
+            self.fact(&format!("release {id} {complete} {} {} {} 0 1", record.state, record.package, record.epoch));
+            self.fact(&format!("health {id} {{"));
         }
         if let Some(setup) = &disk.setup {
             self.fact(&format!("setup {setup}"));
@@ -546,9 +545,10 @@ impl Sh {
                 world.sync();
             }
             "unpack_archive" => {
-                if !world.disk.incoming.remove(&arg(2)) {
+                if !world.disk.incoming.remove(&arg(1)) {
                     return failed("the archive is not there");
                 }
+                world.disk.incoming.clear();
                 world.disk.unpacked.insert(arg(0));
             }
             "unpack_release" => {

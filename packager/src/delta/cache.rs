@@ -3,10 +3,11 @@
 //! `deltas/<old>-<new>.gz` is the patch and `.json` beside it says what it is, or that there is none worth sending; it is written
 //! last. `.lock` is held by the one who encodes.
 
-use super::{Delta, encode};
+use super::encode;
 use crate::archive;
 use crate::store::{Store, StoreError};
 use roadie_model::id::PackageId;
+use roadie_model::package::Delta;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};

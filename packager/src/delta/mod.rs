@@ -19,10 +19,9 @@ pub use patch::write as write_patch;
 
 use crate::archive::Hashed;
 use crate::gzip::Gzip;
-use roadie_model::package::Package;
-use serde::{Deserialize, Serialize};
+use roadie_model::package::{Delta, Package};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Both sides together, bytes: what encodes holds them in memory.
 const MOST: u64 = 512 << 20;
@@ -30,19 +29,6 @@ const MOST: u64 = 512 << 20;
 const WORTH_PERCENT: u64 = 70;
 /// Behind it a patch gets hardly smaller.
 const LEVEL: u32 = 6;
-
-/// A patch that makes one package from another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delta {
-    /// The patch, gzip.
-    pub file: PathBuf,
-    /// sha256 of that file, hex.
-    pub sha256: String,
-    /// Bytes of that file.
-    pub bytes: u64,
-    /// The old side: paths in the old release, in the order in which the patch counts them.
-    pub sources: Vec<String>,
-}
 
 /// Writes the patch from `old` to `new` into `to`, using `threads` threads: the bytes are the same for any number. `None` where
 /// the archive is the better way: other targets, more than 512 MiB, or a patch beyond 70% of the archive. `to` then holds

@@ -1,5 +1,8 @@
 //! Runs a plan on one host: flights of steps down, frames back up, and on a failure the undo list newest first.
 
+mod upload;
+
+use self::upload::Way;
 use crate::engine::{LookFor, PlannedPackage, Task};
 use crate::failure::Failure;
 use crate::health;
@@ -81,6 +84,7 @@ pub struct Run<'a> {
     invocation: String,
     last_output: Vec<String>,
     sent_bytes: u64,
+    way: Way,
     heard: Vec<(String, String)>,
 }
 
@@ -107,6 +111,7 @@ impl<'a> Run<'a> {
             invocation,
             last_output: Vec::new(),
             sent_bytes: 0,
+            way: Way::Whole,
             heard: Vec::new(),
         }
     }
@@ -147,7 +152,7 @@ impl<'a> Run<'a> {
         let mut flight: Vec<&Step> = Vec::new();
         for step in &plan.steps {
             if self.is_ours(&step.action) {
-                self.fly(&std::mem::take(&mut flight)).await?;
+                self.fly_or_resend(&std::mem::take(&mut flight), false).await?;
                 self.stop_if_cancelled(step.id)?;
                 self.do_ours(step).await?;
                 self.stop_if_cancelled(step.id)?;
@@ -155,7 +160,7 @@ impl<'a> Run<'a> {
                 flight.push(step);
             }
         }
-        self.fly_as(&flight, true).await
+        self.fly_or_resend(&flight, true).await
     }
 
     fn stop_if_cancelled(&self, id: StepId) -> Result<(), StepFailure> {
@@ -180,7 +185,7 @@ impl<'a> Run<'a> {
         }
         self.begin(step.id);
         let result = match &step.action {
-            Action::Upload { bytes, .. } => self.upload(step.id, *bytes).await,
+            Action::Upload { .. } => self.upload(step.id).await,
             Action::CheckHealth { health } => self.check(step.id, health).await,
             Action::AwaitPeers => self.meet(Meeting::first_applied).await,
             _ => Ok(()),
@@ -195,24 +200,6 @@ impl<'a> Run<'a> {
                 Err(StepFailure { id: step.id, failure })
             }
         }
-    }
-
-    async fn upload(&mut self, id: StepId, total: u64) -> Result<(), Failure> {
-        let Some(package) = self.package else {
-            return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
-        };
-        let remote = format!(".roadie/incoming/{}.tar.gz", package.id);
-        let task = self.task;
-        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
-        tokio::select! {
-            result = self.session.upload(&package.archive, &remote, &progress) => result.map_err(Failure::transport)?,
-            failure = self.shell.beats() => return Err(failure),
-            () = self.task.controller.cancel.reached(1) => {
-                return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
-            }
-        }
-        self.sent_bytes += total;
-        Ok(())
     }
 
     async fn check(&mut self, id: StepId, health: &Health) -> Result<(), Failure> {
@@ -289,11 +276,7 @@ impl<'a> Run<'a> {
     }
 
     /// Sends steps as one stage and follows its frames.
-    async fn fly(&mut self, steps: &[&Step]) -> Result<(), StepFailure> {
-        self.fly_as(steps, false).await
-    }
-
-    async fn fly_as(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
+    async fn fly(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
         let Some(first) = steps.first() else {
             return Ok(());
         };
@@ -599,10 +582,7 @@ impl<'a> Run<'a> {
     fn add(&self, stage: &mut Stage, id: StepId, action: &Action) {
         match action {
             Action::Upload { .. } => {}
-            Action::Unpack { release, source: Source::Archive { sha256 } } => {
-                let package = self.plan.package.as_ref().map_or("", |p| p.as_str());
-                stage.step(id, "unpack_archive", &[release.as_str(), sha256, package]);
-            }
+            Action::Unpack { release, source: Source::Archive { sha256 } } => self.add_unpack(stage, id, release, sha256),
             Action::Unpack { release, source: Source::Release(from) } => {
                 stage.step(id, "unpack_release", &[release.as_str(), from.as_str()]);
             }

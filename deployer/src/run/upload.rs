@@ -1,0 +1,103 @@
+//! How a package gets to a host: as the difference from one that is there, or whole. Any doubt, and all of it is sent.
+
+use super::{Run, StepFailure};
+use crate::failure::Failure;
+use crate::shell::Stage;
+use roadie_model::event::EventKind;
+use roadie_model::facts::ReleaseFacts;
+use roadie_model::id::{PackageId, ReleaseId};
+use roadie_model::outcome::Outcome;
+use roadie_model::package::{Delta, Package};
+use roadie_model::plan::{Action, Step, StepId};
+use std::path::Path;
+
+/// Makes a package out of the files of an older one and a patch.
+const PATCH_SCRIPT: &str = include_str!("../../../templates/patch.pl");
+
+/// How the package of a run travels.
+pub enum Way {
+    /// All of it.
+    Whole,
+    /// The difference from the package of this release.
+    Patch(ReleaseId, Delta),
+}
+
+impl Run<'_> {
+    /// Sends the package, or what is missing of it.
+    pub(super) async fn upload(&mut self, id: StepId) -> Result<(), Failure> {
+        let Some(package) = self.package else {
+            return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
+        };
+        if let Some((base, delta)) = self.difference(package).await {
+            self.send(id, &delta.file, &self.incoming(&package.id, "patch.gz"), delta.bytes).await?;
+            self.way = Way::Patch(base, delta);
+            return Ok(());
+        }
+        self.send(id, &package.archive, &self.incoming(&package.id, "tar.gz"), package.archive_bytes).await
+    }
+
+    /// The release whose package the new one is made from, and the patch.
+    async fn difference(&self, package: &Package) -> Option<(ReleaseId, Delta)> {
+        let facts = &self.plan.assumes;
+        if !facts.has_perl {
+            return None;
+        }
+        let base = best_base(facts.current.as_ref(), &facts.releases)?;
+        let delta = self.task.controller.stock.delta(&base.package, package).await?;
+        Some((base.id.clone(), delta))
+    }
+
+    async fn send(&mut self, id: StepId, file: &Path, remote: &str, total: u64) -> Result<(), Failure> {
+        let task = self.task;
+        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
+        tokio::select! {
+            result = self.session.upload(file, remote, &progress) => result.map_err(Failure::transport)?,
+            failure = self.shell.beats() => return Err(failure),
+            () = self.task.controller.cancel.reached(1) => {
+                return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
+            }
+        }
+        self.sent_bytes += total;
+        Ok(())
+    }
+
+    /// Where the host script looks for it, from the login user's home.
+    fn incoming(&self, package: &PackageId, ending: &str) -> String {
+        format!(".roadie/incoming/{}.{package}.{ending}", self.plan.service)
+    }
+
+    /// Flies; where a patch did not give the package, sends all of it and flies again.
+    pub(super) async fn fly_or_resend(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
+        let failed = match self.fly(steps, last).await {
+            Err(failed) if failed.failure.resend => failed.failure,
+            other => return other,
+        };
+        self.task.warn(format!("{}; sending the whole package", failed.problem));
+        self.way = Way::Whole;
+        let uploads = |s: &&Step| matches!(s.action, Action::Upload { .. });
+        if let (Some(step), Some(package)) = (self.plan.steps.iter().find(uploads), self.package) {
+            let remote = self.incoming(&package.id, "tar.gz");
+            let sent = self.send(step.id, &package.archive, &remote, package.archive_bytes).await;
+            sent.map_err(|failure| StepFailure { id: step.id, failure })?;
+        }
+        self.fly(steps, last).await
+    }
+
+    pub(super) fn add_unpack(&self, stage: &mut Stage, id: StepId, release: &ReleaseId, sha256: &str) {
+        let package = self.plan.package.as_ref().map_or("", |p| p.as_str());
+        match &self.way {
+            Way::Whole => stage.step(id, "unpack_archive", &[release.as_str(), package, sha256]),
+            Way::Patch(base, delta) => {
+                let mut words = vec![release.as_str(), package, &delta.sha256, base.as_str(), PATCH_SCRIPT];
+                words.extend(delta.sources.iter().map(String::as_str));
+                stage.step(id, "unpack_patch", &words);
+            }
+        }
+    }
+}
+
+/// The release on the host that is likely to differ least: the current one, else the newest.
+fn best_base<'f>(current: Option<&ReleaseId>, releases: &'f [ReleaseFacts]) -> Option<&'f ReleaseFacts> {
+    let mut complete = releases.iter().filter(|r| r.complete);
+    complete.clone().find(|r| Some(&r.id) == current).or_else(|| complete.next())
+}
