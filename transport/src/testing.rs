@@ -12,9 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
     up: AtomicU64,
+    /// Bytes from clients after which all is cut.
+    up_to: AtomicU64,
     down: AtomicU64,
     turns: AtomicU64,
     /// The client sent since the server last did.
@@ -38,9 +40,15 @@ impl Relay {
     pub async fn start(to: SocketAddr, delay: Duration) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let counts = Arc::new(Counts::default());
-        let (cut, is_cut) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, to, delay, counts.clone(), is_cut));
+        let counts = Arc::new(Counts {
+            up: AtomicU64::new(0),
+            up_to: AtomicU64::new(u64::MAX),
+            down: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+        });
+        let cut = watch::Sender::new(false);
+        let accepting = tokio::spawn(accept(listener, to, delay, counts.clone(), cut.clone()));
         Ok(Self { addr, counts, cut, accepting })
     }
 
@@ -65,6 +73,11 @@ impl Relay {
         self.counts.turns.load(Ordering::Relaxed)
     }
 
+    /// Cuts all connections once clients have sent so many bytes in all; of the last ones, some may not arrive.
+    pub fn cut_after(&self, bytes_up: u64) {
+        self.counts.up_to.store(bytes_up, Ordering::Relaxed);
+    }
+
     /// Cuts all connections and takes no new ones, as a pulled cable would if it told.
     pub fn cut(&self) {
         self.cut.send_replace(true);
@@ -78,27 +91,35 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, delay: Duration, counts: Arc<Counts>, cut: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, to: SocketAddr, delay: Duration, counts: Arc<Counts>, cut: watch::Sender<bool>) {
     while let Ok((client, _)) = listener.accept().await {
-        let (counts, mut cut) = (counts.clone(), cut.clone());
+        let (counts, cut, mut is_cut) = (counts.clone(), cut.clone(), cut.subscribe());
         tokio::spawn(async move {
-            let cut = async move { cut.wait_for(|cut| *cut).await.is_ok() };
             tokio::select! {
-                _ = cut => {}
-                _ = relay(client, to, delay, counts) => {}
+                _ = is_cut.wait_for(|cut| *cut) => {}
+                _ = relay(client, to, delay, counts, cut) => {}
             }
         });
     }
 }
 
-async fn relay(client: TcpStream, to: SocketAddr, delay: Duration, counts: Arc<Counts>) -> std::io::Result<()> {
+async fn relay(
+    client: TcpStream,
+    to: SocketAddr,
+    delay: Duration,
+    counts: Arc<Counts>,
+    cut: watch::Sender<bool>,
+) -> std::io::Result<()> {
     let server = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let up = |bytes: u64| {
-        counts.up.fetch_add(bytes, Ordering::Relaxed);
+        let up = counts.up.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if up >= counts.up_to.load(Ordering::Relaxed) {
+            cut.send_replace(true);
+        }
         counts.asked.store(true, Ordering::Relaxed);
     };
     let down = |bytes: u64| {

@@ -193,8 +193,12 @@ impl russh_sftp::server::Handler for Files {
     }
 
     async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Result<Status, StatusReply> {
-        let mode = attrs.permissions.unwrap_or(0o600) & 0o7777;
-        done(id, self.file(&handle)?.set_permissions(std::fs::Permissions::from_mode(mode)))
+        let file = self.file(&handle)?;
+        let set = |()| match attrs.permissions {
+            Some(mode) => file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777)),
+            None => Ok(()),
+        };
+        done(id, attrs.size.map_or(Ok(()), |size| file.set_len(size)).and_then(set))
     }
 
     async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, StatusReply> {
