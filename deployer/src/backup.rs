@@ -68,7 +68,7 @@ pub async fn restore(
     let file = format!("backup-{}.tar.gz", service.name);
     let remote = format!(".roadie/incoming/{file}");
     tokio::select! {
-        sent = session.upload(archive, &remote, &|_| ()) => sent.map_err(Failure::transport)?,
+        sent = session.upload(archive, &remote, &|_| ()) => sent.map(drop).map_err(Failure::transport)?,
         failure = shell.beats() => return Err(failure),
     }
     let mut stage = Stage::default();

@@ -289,9 +289,12 @@ impl Task<'_> {
         if let Verb::Deploy { packages, .. } = verb
             && !self.has_one_of(packages)
         {
-            // Opened while the host is observed: an upload then costs no extra round trip.
+            // Opened while the host is observed: an upload then costs no extra round trip. Where nothing older is known, all of
+            // the package will travel.
+            let known = self.controller.stock.last(&self.service.name, &self.host.name).is_some();
+            let bytes = packages.iter().map(|p| p.archive_bytes).max().filter(|_| !known);
             let session = session.clone();
-            tokio::spawn(async move { session.prepare_upload().await });
+            tokio::spawn(async move { session.prepare_upload(bytes).await });
         }
         let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.looks_for(verb), wait).await {
             Ok(both) => both,

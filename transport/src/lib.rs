@@ -7,11 +7,13 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod embedded;
 mod error;
 pub mod known_hosts;
+mod link;
 pub mod local;
 mod process;
 pub mod session;
@@ -69,8 +71,19 @@ pub struct Output {
     pub exit: Exit,
 }
 
-/// Told how many bytes have gone so far.
+/// Told how many bytes of the file are there so far, those that were there already among them.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// What an upload took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Bytes of the file that were sent.
+    pub bytes: u64,
+    /// Bytes of it that were there already, left by an upload that was cut short, and are right.
+    pub resumed: u64,
+    /// Channels that bytes went over.
+    pub channels: usize,
+}
 
 /// An open connection to one place.
 #[async_trait]
@@ -81,15 +94,27 @@ pub trait Session: Send + Sync {
     /// Runs `command` to its end with `stdin`, keeping at most `limit` bytes of each output (the rest is read and dropped).
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError>;
 
-    /// Opens what uploads need ahead of time, so that the first upload costs no extra round trip. Errors wait for the upload.
-    async fn prepare_upload(&self);
+    /// Opens what uploads need ahead of time, so that the first upload costs no extra round trip: one channel, or, when it will
+    /// be of so many `bytes`, all that it would use. Errors wait for the upload.
+    async fn prepare_upload(&self, bytes: Option<u64>);
 
-    /// Streams a local file to `remote` (relative to the login user's home, parent folders made with mode 0700), mode 0600.
+    /// Puts a local file at `remote` (relative to the login user's home, parent folders made with mode 0700), mode 0600. Large
+    /// files go over several channels when the host is far away. A symbolic link at `remote` is replaced, not followed.
+    ///
+    /// What an earlier upload left there is used: the host tells the sha256 of each of its blocks (1 MiB, or a 64th of the file),
+    /// and only those that differ are sent. `progress` begins with what was there.
+    ///
     /// The bytes are complete when this returns; whether they are durable and right is for the host to check.
-    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError>;
+    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError>;
 
     /// Connects to `host:port` as seen from the place (`127.0.0.1` is the place itself).
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError>;
+
+    /// How long the host takes to answer at the quickest so far, its own work included: the line's round trip or a little more.
+    /// `None` on this machine.
+    fn round_trip_time(&self) -> Option<Duration> {
+        None
+    }
 
     /// Round trips since login. One is counted when we, having sent something since we last heard, wait and hear: opening a
     /// channel, a command's first word after its start or after a write. Waits for flow control are not counted, nor is what

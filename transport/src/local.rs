@@ -1,7 +1,7 @@
 //! The local shell as a session: the same engine works on this very machine.
 
 use crate::process::{self, Buffered, Reader};
-use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError};
+use crate::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -186,9 +186,9 @@ impl Session for LocalSession {
         Ok(process::run(&mut reader, feed, limit).await)
     }
 
-    async fn prepare_upload(&self) {}
+    async fn prepare_upload(&self, _: Option<u64>) {}
 
-    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
+    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
         let target = self.home.join(remote);
         let failed = |e: std::io::Error| TransportError::Upload { path: remote.to_owned(), reason: e.to_string() };
         let mut from = tokio::fs::File::open(local)
@@ -203,7 +203,7 @@ impl Session for LocalSession {
         to.flush().await.map_err(failed)?;
         part.persist(&target).map_err(|e| failed(e.error))?;
         progress(bytes);
-        Ok(())
+        Ok(Sent { bytes, ..Sent::default() })
     }
 
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {

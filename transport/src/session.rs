@@ -2,12 +2,14 @@
 //!
 //! **A round trip** is counted when we, having sent something since we last heard, wait and hear. So opening a channel is one;
 //! starting a command is that one only, for nobody waits for the answer to `exec`; what a command says first after its start
-//! or after a write is one; a write that waits for flow control is none. What runs beside other work counts when it is waited for.
+//! or after a write is one; a write that waits for flow control is none. What runs beside other work counts when it is waited
+//! for. An upload is two, over however many channels it goes: what they open beside the first is nothing more to wait for.
 
+use crate::link::Link;
 use crate::process::{self, Buffered, Reader};
 use crate::sftp::Uploader;
 use crate::ssh::{Client, LostReason};
-use crate::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError};
+use crate::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use roadie_model::sh::quote;
@@ -18,17 +20,21 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// sshd's `MaxSessions` is 10 by default; two are kept for what others do on the connection.
-const MAX_CHANNELS: usize = 8;
+/// sshd's `MaxSessions` is 10 by default.
+const MAX_CHANNELS: usize = 10;
+/// Of these for commands: sshd counts one until it has reaped it, which may be later than we heard of its end.
+const MAX_COMMANDS: usize = 8;
+/// Left for commands by what an upload could do without.
+const KEPT_FREE: usize = 1;
 /// How often, and after which pause, a session channel that sshd has no place for is asked for again.
 const REOPENS: u32 = 20;
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 /// How long a channel that we close early may hold its place: a server with a command that still runs does not answer.
-const CLOSING: Duration = Duration::from_secs(5);
+pub(crate) const CLOSING: Duration = Duration::from_secs(5);
 
 /// Counts exchanges in which we sent something and then had to wait to hear.
 #[derive(Debug, Clone, Default)]
@@ -44,22 +50,33 @@ impl RoundTrips {
     }
 }
 
+/// The right to one channel, while it is open.
+pub(crate) struct Place {
+    _command: Option<OwnedSemaphorePermit>,
+    _channel: OwnedSemaphorePermit,
+}
+
 /// What the session shares with its background work.
 pub(crate) struct Connection {
     handle: Handle<Client>,
     lost: LostReason,
     channels: Arc<Semaphore>,
+    commands: Arc<Semaphore>,
+    pub(crate) link: Link,
     pub(crate) round_trips: RoundTrips,
 }
 
 impl Connection {
     /// Opens a session channel; does not count: some are opened beside other work.
-    pub(crate) async fn open(&self) -> Result<(Channel<Msg>, OwnedSemaphorePermit), TransportError> {
-        let permit = self.channels.clone().acquire_owned().await.map_err(|_| self.dead(&russh::Error::Disconnect))?;
+    pub(crate) async fn open(&self) -> Result<(Channel<Msg>, Place), TransportError> {
+        let gone = |_| self.dead(&russh::Error::Disconnect);
+        let command = self.commands.clone().acquire_owned().await.map_err(gone)?;
+        let channel = self.channels.clone().acquire_owned().await.map_err(gone)?;
+        let place = Place { _command: Some(command), _channel: channel };
         let mut tries = 0;
         loop {
-            match self.handle.channel_open_session().await {
-                Ok(channel) => return Ok((channel, permit)),
+            match self.open_session().await {
+                Ok(channel) => return Ok((channel, place)),
                 // sshd counts a command as open until it has reaped it, which may be later than we heard of its end.
                 Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::ConnectFailed)) if tries < REOPENS => {
                     tries += 1;
@@ -70,12 +87,32 @@ impl Connection {
         }
     }
 
+    /// Opens a session channel that nothing depends on: only where there is a place for it, here at once (`None` else), and on
+    /// the host at the first try.
+    pub(crate) async fn open_spare(&self) -> Option<Result<(Channel<Msg>, Place), TransportError>> {
+        if self.channels.available_permits() <= KEPT_FREE {
+            return None;
+        }
+        let place = Place { _command: None, _channel: self.channels.clone().try_acquire_owned().ok()? };
+        Some(self.open_session().await.map(|channel| (channel, place)).map_err(|e| self.dead(&e)))
+    }
+
+    async fn open_session(&self) -> Result<Channel<Msg>, russh::Error> {
+        let begun = Instant::now();
+        let opened = self.handle.channel_open_session().await;
+        // An answer, and not the news that nobody is there.
+        if matches!(opened, Ok(_) | Err(russh::Error::ChannelOpenFailure(_))) {
+            self.link.heard(begun, 1);
+        }
+        opened
+    }
+
     pub(crate) async fn start(&self, command: &str) -> Result<SshProcess, TransportError> {
-        let (channel, permit) = self.open().await?;
+        let (channel, place) = self.open().await?;
         self.round_trips.count();
         let (half, writer) = channel.split();
         let reader = SshReader { half, exit: None, ended: false, sent: true, round_trips: self.round_trips.clone() };
-        let open = Open { reader: Buffered::new(reader), writer, _permit: permit };
+        let open = Open { reader: Buffered::new(reader), writer, _place: place };
         // The login shell may be fish or csh: all it has to understand is this. No reply is waited for: a refused exec shows as
         // a closed channel.
         let sent = open.writer.exec(false, format!("exec sh -c {}", quote(command))).await;
@@ -107,7 +144,7 @@ fn said(reason: &ChannelOpenFailure) -> String {
     }
 }
 
-/// An open ssh connection. At most eight commands and subsystems are open on it at once; further ones wait for a place.
+/// An open ssh connection. At most eight commands and ten channels are open on it at once; further ones wait for a place.
 ///
 /// Output must be read: the library stops reading the whole connection when one channel has 1024 unread messages.
 pub struct SshSession {
@@ -116,9 +153,10 @@ pub struct SshSession {
 }
 
 impl SshSession {
-    pub(crate) fn new(handle: Handle<Client>, lost: LostReason) -> Self {
-        let channels = Arc::new(Semaphore::new(MAX_CHANNELS));
-        let connection = Arc::new(Connection { handle, lost, channels, round_trips: RoundTrips::default() });
+    pub(crate) fn new(handle: Handle<Client>, lost: LostReason, link: Link) -> Self {
+        let (channels, commands) = (Arc::new(Semaphore::new(MAX_CHANNELS)), Arc::new(Semaphore::new(MAX_COMMANDS)));
+        let round_trips = RoundTrips::default();
+        let connection = Arc::new(Connection { handle, lost, channels, commands, link, round_trips });
         Self { uploader: Uploader::new(connection.clone()), connection }
     }
 }
@@ -133,11 +171,11 @@ impl Session for SshSession {
         Ok(self.connection.start(command).await?.run(stdin, limit).await)
     }
 
-    async fn prepare_upload(&self) {
-        self.uploader.prepare();
+    async fn prepare_upload(&self, bytes: Option<u64>) {
+        self.uploader.prepare(bytes);
     }
 
-    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<(), TransportError> {
+    async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
         self.uploader.upload(local, remote, progress).await
     }
 
@@ -159,6 +197,10 @@ impl Session for SshSession {
             }
             Err(error) => Err(self.connection.dead(&error)),
         }
+    }
+
+    fn round_trip_time(&self) -> Option<Duration> {
+        self.connection.link.round_trip()
     }
 
     fn round_trips(&self) -> u64 {
@@ -231,7 +273,7 @@ fn name(signal: Sig) -> String {
 struct Open {
     reader: Buffered<SshReader>,
     writer: ChannelWriteHalf<Msg>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// A command on an ssh channel.

@@ -2,6 +2,7 @@
 
 use crate::TransportError;
 use crate::known_hosts::{KnownHosts, Policy};
+use crate::link::Link;
 use crate::session::SshSession;
 use backon::{ExponentialBuilder, Retryable as _};
 use futures::StreamExt as _;
@@ -18,7 +19,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -327,11 +328,12 @@ async fn connect_once(options: &SshOptions) -> Result<Arc<SshSession>, Transport
             return Err(judged.unwrap_or_else(|| handshake_failed(options, &error)));
         }
     };
-    let login = Login { handle: &mut handle, options, lost: lost.clone(), tried: Vec::new(), offered: 0 };
+    let link = Link::default();
+    let login = Login { handle: &mut handle, options, lost: lost.clone(), link: &link, tried: Vec::new(), offered: 0 };
     match timeout(options.login_timeout, login.run()).await {
         Err(_) => Err(late("the login at")),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost))),
+        Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost, link))),
     }
 }
 
@@ -395,6 +397,7 @@ struct Login<'a> {
     handle: &'a mut Handle<Client>,
     options: &'a SshOptions,
     lost: LostReason,
+    link: &'a Link,
     tried: Vec<String>,
     offered: usize,
 }
@@ -444,9 +447,13 @@ impl Login<'_> {
         self.offer(path.display().to_string());
         let hash = rsa_hash(self.handle, key.public_key()).await?;
         let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
+        let begun = Instant::now();
         let result = self.handle.authenticate_publickey(self.options.user.clone(), key).await;
         match result {
-            Ok(AuthResult::Success) => Ok(true),
+            Ok(AuthResult::Success) => {
+                self.link.heard(begun, self.exchanges());
+                Ok(true)
+            }
             Ok(AuthResult::Failure { .. }) if !self.handle.is_closed() => Ok(false),
             Ok(AuthResult::Failure { .. }) => Err(self.cut()),
             Err(_) if self.handle.is_closed() => Err(self.cut()),
@@ -457,6 +464,11 @@ impl Login<'_> {
     fn offer(&mut self, what: String) {
         self.offered += 1;
         self.tried.push(what);
+    }
+
+    /// Requests behind the login with the key offered last: for the service before the first one, then the key, then the proof.
+    fn exchanges(&self) -> u32 {
+        if self.offered == 1 { 3 } else { 2 }
     }
 
     /// The connection is gone: a server that has seen enough keys says goodbye, all else is an accident.
@@ -488,8 +500,12 @@ impl Login<'_> {
             }
             self.offer(format!("agent key {}", key.fingerprint(HashAlg::Sha256)));
             let hash = rsa_hash(self.handle, &key).await?;
+            let begun = Instant::now();
             match self.handle.authenticate_publickey_with(self.options.user.clone(), key, hash, &mut agent).await {
-                Ok(AuthResult::Success) => return Ok(true),
+                Ok(AuthResult::Success) => {
+                    self.link.heard(begun, self.exchanges());
+                    return Ok(true);
+                }
                 _ if self.handle.is_closed() => return Err(self.cut()),
                 Ok(AuthResult::Failure { .. }) => {}
                 // An agent that declines to sign with one key may sign with the next.

@@ -5,9 +5,8 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Place, embedded, local, openssh};
+use common::{Place, embedded, local, noise, openssh, sha};
 use roadie_transport::{Chunk, Exit, Output, Process, Session, TransportError};
-use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,23 +48,6 @@ async fn on<F: AsyncFn(&Place)>(place: Option<Place>, check: F) {
 
 async fn run(place: &Place, command: &str, stdin: impl Into<Bytes>) -> Output {
     place.session.run(command, stdin.into(), 64 << 20).await.unwrap()
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .flatten()
-    .take(length)
-    .collect()
-}
-
-fn sha(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 async fn exit_codes_and_signals(place: &Place) {
@@ -164,13 +146,14 @@ fn write_file(place: &Place, name: &str, data: &[u8]) -> PathBuf {
 
 async fn upload(place: &Place, local: &Path, remote: &str) -> Result<u64, TransportError> {
     let last = AtomicU64::new(0);
-    place.session.upload(local, remote, &|bytes| last.store(bytes, Ordering::Relaxed)).await?;
+    let sent = place.session.upload(local, remote, &|bytes| last.store(bytes, Ordering::Relaxed)).await?;
+    assert_eq!(last.load(Ordering::Relaxed), sent.bytes + sent.resumed);
     Ok(last.into_inner())
 }
 
 async fn uploads_arrive_as_they_were(place: &Place) {
     let root = place.folder.path().join("remote").display().to_string();
-    place.session.prepare_upload().await;
+    place.session.prepare_upload(None).await;
     for (index, length) in [0usize, 1, 255 << 10, 20 << 20].into_iter().enumerate() {
         let data = noise(length);
         let local = write_file(place, "local", &data);

@@ -436,7 +436,7 @@ async fn round_trips_are_what_the_clock_says() {
     };
     session.run("true", Bytes::new(), 10).await.unwrap();
     spent(&*session, 2, "run: channel, answer");
-    session.prepare_upload().await;
+    session.prepare_upload(None).await;
     let mut shell = session.start("exec sh -s").await.unwrap();
     spent(&*session, 1, "start: channel");
     for _ in 0..3 {
@@ -457,7 +457,7 @@ async fn round_trips_are_what_the_clock_says() {
         assert!((measured - expected as f64).abs() < 0.8, "{measured:.2}");
     };
     session.upload(&file, "three", &|_| {}).await.unwrap();
-    spent(4);
+    spent(3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -472,7 +472,7 @@ async fn a_dropped_session_hangs_up() {
         tokio::io::copy_bidirectional(&mut client, &mut server).await
     });
     let session = works(SshOptions { port, ..place.options() }).await;
-    session.prepare_upload().await;
+    session.prepare_upload(None).await;
     let process = session.start("cat").await.unwrap();
     drop((process, session));
     let _ = tokio::time::timeout(Duration::from_secs(10), relay).await.expect("the connection stays open").unwrap();

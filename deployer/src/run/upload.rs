@@ -3,6 +3,7 @@
 use super::{Run, StepFailure};
 use crate::failure::Failure;
 use crate::shell::Stage;
+use futures::FutureExt as _;
 use roadie_model::event::EventKind;
 use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::{PackageId, ReleaseId};
@@ -10,9 +11,15 @@ use roadie_model::outcome::Outcome;
 use roadie_model::package::{Delta, Package};
 use roadie_model::plan::{Action, Step, StepId};
 use std::path::Path;
+use std::time::Duration;
 
 /// Makes a package out of the files of an older one and a patch.
 const PATCH_SCRIPT: &str = include_str!("../../../templates/patch.pl");
+
+/// From this round trip on, a difference that has to be found first is waited for.
+const FAR: Duration = Duration::from_millis(5);
+/// And from this size of the archive on wherever the host is.
+const ALWAYS: u64 = 64 << 20;
 
 /// How the package of a run travels.
 pub enum Way {
@@ -43,21 +50,29 @@ impl Run<'_> {
             return None;
         }
         let base = best_base(facts.current.as_ref(), &facts.releases)?;
-        let delta = self.task.controller.stock.delta(&base.package, package).await?;
+        let made = self.task.controller.stock.delta(&base.package, package);
+        // A near host takes all of it in less time than the difference takes to be found.
+        let delta = match self.session.round_trip_time() {
+            Some(time) if time >= FAR => made.await,
+            _ if package.archive_bytes >= ALWAYS => made.await,
+            Some(_) => made.now_or_never().flatten(),
+            None => None,
+        }?;
+        tracing::debug!(bytes = delta.bytes, of = package.archive_bytes, base = base.id.short(), "sending the difference");
         Some((base.id.clone(), delta))
     }
 
     async fn send(&mut self, id: StepId, file: &Path, remote: &str, total: u64) -> Result<(), Failure> {
         let task = self.task;
         let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
-        tokio::select! {
+        let sent = tokio::select! {
             result = self.session.upload(file, remote, &progress) => result.map_err(Failure::transport)?,
             failure = self.shell.beats() => return Err(failure),
             () = self.task.controller.cancel.reached(1) => {
                 return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
             }
-        }
-        self.sent_bytes += total;
+        };
+        self.sent_bytes += sent.bytes;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use roadie_deployer::{Cancel, Connector};
 use roadie_model::definition::Host;
-use roadie_transport::{Chunk, Exit, Output, Process, Progress, Session, Stream, TransportError};
+use roadie_transport::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, TransportError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -289,16 +289,16 @@ impl Session for Link {
         Ok(Output { stdout: Vec::new(), stderr: Vec::new(), exit: Exit::Status(0) })
     }
 
-    async fn prepare_upload(&self) {}
+    async fn prepare_upload(&self, _: Option<u64>) {}
 
-    async fn upload(&self, _: &Path, remote: &str, _: Progress<'_>) -> Result<(), TransportError> {
+    async fn upload(&self, _: &Path, remote: &str, _: Progress<'_>) -> Result<Sent, TransportError> {
         let mut world = self.boundary()?;
         if world.full {
             return Err(TransportError::Upload { path: remote.into(), reason: "no space".into() });
         }
         world.disk.incoming.insert(remote.split('.').rev().nth(2).unwrap_or_default().to_owned());
         drop(world);
-        self.boundary().map(drop)
+        self.boundary().map(|_| Sent::default())
     }
 
     async fn forward(&self, _: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {

@@ -7,6 +7,7 @@ use roadie_transport::embedded::EmbeddedSshd;
 use roadie_transport::known_hosts::{KnownHosts, Policy};
 use roadie_transport::local::LocalSession;
 use roadie_transport::ssh::{SshOptions, connect};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -25,6 +26,25 @@ pub fn options(port: u16, user: &str, key: &Path, fingerprint: &str) -> SshOptio
     options.known_hosts = KnownHosts { policy: Policy::Pinned(fingerprint.into()), files: vec![] };
     options.connect_timeout = Duration::from_secs(5);
     options
+}
+
+/// Bytes that look random, always the same ones.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(length)
+    .collect()
+}
+
+/// The sha256, as `sha256sum` prints it.
+pub fn sha(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Who runs the tests.

@@ -1,0 +1,259 @@
+//! One sftp channel: opening it, and making folders and files over it.
+
+use crate::TransportError;
+use crate::session::{CLOSING, Connection, Place};
+use bytes::BytesMut;
+use russh::client::Msg;
+use russh::{Channel, ChannelMsg};
+use russh_sftp::client::error::Error as SftpError;
+use russh_sftp::client::rawsession::RawSftpSession;
+use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
+use std::time::Instant;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::oneshot;
+
+/// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
+pub(super) const MAX_WRITE: usize = 255 << 10;
+/// Bytes per write that every server takes.
+const SAFE_WRITE: u64 = 32 << 10;
+/// A deep queue on a slow link takes its time: the library counts from queueing.
+const REQUEST_TIMEOUT_S: u64 = 600;
+/// Small requests with nothing queued before them.
+const INIT_TIMEOUT_S: u64 = 20;
+/// With less than this free, a write that failed did so for want of space.
+const NEARLY_FULL: u64 = 1 << 20;
+/// The bits of a mode that say what kind of file it is, and those of a regular file and a symbolic link.
+const KIND: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+const SYMLINK: u32 = 0o120_000;
+
+/// An sftp channel that is ready for use.
+pub(super) struct Sftp {
+    pub(super) raw: RawSftpSession,
+    /// Bytes per write.
+    pub(super) write: usize,
+}
+
+/// The answer to opening a file for writing.
+pub(super) struct Opened {
+    pub(super) handle: String,
+    /// What was there before.
+    pub(super) found: Found,
+}
+
+/// What stood where a file is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing: the file is new, empty and private.
+    Nothing,
+    /// A regular file of this many bytes, with these permissions.
+    File { size: u64, mode: u32 },
+    /// A symbolic link. Nobody has written through it yet.
+    Link,
+    /// Something else, or the server does not say what.
+    Other,
+}
+
+impl Sftp {
+    /// Two answers: to the channel (told to `heard`), and to all requests behind it, which are sent at once. `None` when there is
+    /// no sftp. `then` sees the channel while its first requests are under way, to add its own behind them.
+    pub(super) async fn open<T>(
+        connection: &Connection,
+        channel: Channel<Msg>,
+        place: Place,
+        then: impl AsyncFnOnce(&RawSftpSession) -> T,
+    ) -> Option<(Self, T)> {
+        channel.request_subsystem(true, "sftp").await.ok()?;
+        let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
+        let (pipe, ended) = stream(channel, place);
+        let raw = RawSftpSession::new_with_config(pipe, config);
+        let begun = Instant::now();
+        // Sent in this order; a server without the extension says so and goes on.
+        let opened = async { futures::join!(raw.init(), raw.limits(), then(&raw)) };
+        // The library does not see an end that comes before its first request, and would wait out its time.
+        let (version, limits, then) = tokio::select! {
+            all = opened => all,
+            _ = ended => return None,
+        };
+        if let Err(error) = version {
+            tracing::debug!(%error, "no sftp here, uploads go through a shell");
+            return None;
+        }
+        connection.link.heard(begun, 1);
+        raw.set_timeout(REQUEST_TIMEOUT_S);
+        let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
+        let write = usize::try_from(allowed.unwrap_or(SAFE_WRITE)).unwrap_or(MAX_WRITE).min(MAX_WRITE);
+        Some((Self { raw, write }, then))
+    }
+
+    /// Sends a change of a file's size or permissions and waits for the answer.
+    pub(super) async fn change(&self, handle: &str, size: Option<u64>, mode: Option<u32>) -> Result<(), SftpError> {
+        let attributes = FileAttributes { size, permissions: mode, ..FileAttributes::empty() };
+        self.raw.fsetstat(handle, attributes).await.map(|_| ())
+    }
+
+    /// Takes away what stands at `remote` and makes a file of our own there. One flight.
+    pub(super) async fn replace(&self, remote: &str) -> Result<String, SftpError> {
+        let flags = OpenFlags::CREATE | OpenFlags::EXCLUDE | OpenFlags::WRITE;
+        let (_, handle) = futures::join!(self.raw.remove(remote), self.raw.open(remote, flags, private()));
+        Ok(handle?.handle)
+    }
+
+    /// sftp says only "Failure" for a full disk: the file system is asked for the cause.
+    pub(super) async fn explain(&self, connection: &Connection, remote: &str, error: &SftpError) -> TransportError {
+        if let Some(reason) = connection.lost() {
+            return TransportError::Disconnected { reason };
+        }
+        self.raw.set_timeout(INIT_TIMEOUT_S);
+        connection.round_trips.count();
+        let reason = self.file_system(remote).await.unwrap_or_else(|| plain(error));
+        self.raw.set_timeout(REQUEST_TIMEOUT_S);
+        TransportError::Upload { path: remote.to_owned(), reason }
+    }
+
+    /// What is wrong with the file system that `remote` would be on, if anything.
+    async fn file_system(&self, remote: &str) -> Option<String> {
+        let top = if remote.starts_with('/') { "/" } else { "." };
+        let parents = parents(remote).into_iter().rev().chain([top]);
+        // All at once; the nearest that exists counts.
+        let answers = futures::future::join_all(parents.map(|p| self.raw.statvfs(p))).await;
+        let fs = answers.into_iter().find_map(Result::ok)?;
+        let free = fs.blocks_avail.saturating_mul(fs.fragment_size);
+        if fs.flags & 1 != 0 {
+            Some("the file system is read-only".into())
+        } else if fs.blocks > 0 && free < NEARLY_FULL {
+            Some(format!("no space left on the disk ({} KiB free)", free >> 10))
+        } else if fs.inodes > 0 && fs.inodes_avail == 0 {
+            Some("no inodes left on the disk".into())
+        } else {
+            None
+        }
+    }
+}
+
+/// The folders above `remote`, the outermost first.
+pub(super) fn parents(remote: &str) -> Vec<&str> {
+    remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty()).collect()
+}
+
+fn private() -> FileAttributes {
+    FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() }
+}
+
+/// Makes `folders` and opens `remote` in one flight: the server works in order, and a folder that exists is no error.
+///
+/// Opened twice: as a new file, which follows no symbolic link, and as one that exists, which neither makes nor empties anything.
+/// So nothing has happened yet when the answers tell what stood there.
+pub(super) async fn create(raw: &RawSftpSession, folders: &[&str], remote: &str) -> Result<Opened, SftpError> {
+    let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
+    let made = folders.iter().map(|p| raw.mkdir(*p, folder.clone()));
+    let (_, there, new, old) = futures::join!(
+        futures::future::join_all(made),
+        raw.lstat(remote),
+        raw.open(remote, OpenFlags::CREATE | OpenFlags::EXCLUDE | OpenFlags::WRITE, private()),
+        raw.open(remote, OpenFlags::WRITE, FileAttributes::empty()),
+    );
+    match (new, old) {
+        (Ok(new), old) => {
+            if let Ok(old) = old {
+                forget(raw, &old.handle);
+            }
+            Ok(Opened { handle: new.handle, found: Found::Nothing })
+        }
+        (Err(_), Ok(old)) => {
+            let found = match there {
+                Ok(there) => found(&there.attrs),
+                // Made since by another channel of the same upload, as a new file.
+                Err(SftpError::Status(status)) if status.status_code == StatusCode::NoSuchFile => Found::Nothing,
+                Err(_) => Found::Other,
+            };
+            Ok(Opened { handle: old.handle, found })
+        }
+        (Err(new), Err(old)) => {
+            let there = there.ok().map(|there| found(&there.attrs));
+            match there {
+                // One that points nowhere.
+                Some(Found::Link) => Ok(Opened { handle: String::new(), found: Found::Link }),
+                Some(_) => Err(old),
+                None => Err(new),
+            }
+        }
+    }
+}
+
+fn found(attributes: &FileAttributes) -> Found {
+    match (attributes.permissions, attributes.size) {
+        (Some(mode), Some(size)) if mode & KIND == REGULAR => Found::File { size, mode: mode & 0o7777 },
+        (Some(mode), _) if mode & KIND == SYMLINK => Found::Link,
+        _ => Found::Other,
+    }
+}
+
+/// Sends a CLOSE that nobody waits for.
+pub(super) fn forget(raw: &RawSftpSession, handle: &str) {
+    use futures::FutureExt as _;
+    // Polled once, which sends it; its answer finds nobody.
+    let _ = raw.close(handle).now_or_never();
+}
+
+/// The host's answer when the host cannot be asked for more.
+pub(super) fn unexplained(connection: &Connection, remote: &str, error: &SftpError) -> TransportError {
+    match connection.lost() {
+        Some(reason) => TransportError::Disconnected { reason },
+        None => TransportError::Upload { path: remote.to_owned(), reason: plain(error) },
+    }
+}
+
+fn plain(error: &SftpError) -> String {
+    match error {
+        SftpError::Status(status) => match status.status_code {
+            StatusCode::PermissionDenied => "permission denied".into(),
+            StatusCode::NoSuchFile => "its folder cannot be made".into(),
+            _ => format!("the host says `{}`", status.error_message),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// The channel as a stream that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
+/// on it would wait for ever. The receiver resolves when it has ended. The channel's place is free once the server agreed to
+/// its end.
+fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiver<()>) {
+    let (mut half, writer) = channel.split();
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (end, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        let end: oneshot::Sender<()> = end;
+        let (mut requests, mut replies) = tokio::io::split(ours);
+        let send = async {
+            let mut buffer = BytesMut::new();
+            loop {
+                buffer.reserve(MAX_WRITE);
+                let read = requests.read_buf(&mut buffer).await.unwrap_or(0);
+                if read == 0 || writer.data_bytes(buffer.split().freeze()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let receive = async {
+            while let Some(message) = half.wait().await {
+                match message {
+                    ChannelMsg::Data { data } if replies.write_all(&data).await.is_ok() => {}
+                    ChannelMsg::Success | ChannelMsg::WindowAdjusted { .. } | ChannelMsg::ExtendedData { .. } => {}
+                    _ => break,
+                }
+            }
+        };
+        tokio::select! {
+            () = send => {}
+            () = receive => {}
+        }
+        drop((end, requests, replies));
+        // Closed already, or nobody is left to tell.
+        if writer.close().await.is_ok() {
+            let _ = tokio::time::timeout(CLOSING, async { while half.wait().await.is_some() {} }).await;
+        }
+        drop(place);
+    });
+    (theirs, ended)
+}

@@ -1,0 +1,223 @@
+//! Uploads over SFTP: a deep write pipeline over one channel or several, with CLOSE right behind the last write. What an earlier
+//! upload left is kept. Without sftp: a command reads the file from its input.
+
+use crate::link::WINDOW;
+use crate::session::Connection;
+use crate::{Progress, Sent, TransportError};
+use channel::{Found, Opened, Sftp};
+use job::{Failure, Job};
+use russh_sftp::client::error::Error as SftpError;
+use russh_sftp::client::rawsession::RawSftpSession;
+use source::Source;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::OnceCell;
+
+mod channel;
+mod exec;
+mod job;
+mod resume;
+mod source;
+mod spare;
+
+use spare::Spares;
+
+/// Bytes under way on a channel of its own: 16 MiB cover 160 MB/s at 100 ms on a server with larger windows than sshd's.
+const ALONE: u64 = 16 << 20;
+/// Bytes under way on each of several: what sshd takes at once. More would be stuck there while other channels are through.
+const SHARED: u64 = WINDOW;
+
+/// What came of making a file.
+type Created = Result<Opened, SftpError>;
+
+/// The first sftp channel of a session: opened on first use, or ahead of it, and kept.
+struct Opening {
+    connection: Arc<Connection>,
+    sftp: OnceCell<Option<Arc<Sftp>>>,
+    /// Answers heard while opening: to the channel, to what was sent over it.
+    heard: Arc<AtomicU64>,
+    started: AtomicBool,
+}
+
+impl Opening {
+    /// `None` when the host has no sftp.
+    async fn get(&self) -> Option<Arc<Sftp>> {
+        self.get_and(async |_| ()).await.0
+    }
+
+    /// Also gives what came of `then`, if it was this call that opened the channel: it was sent in the same flight.
+    async fn get_and<T>(&self, then: impl AsyncFnOnce(&RawSftpSession) -> T) -> (Option<Arc<Sftp>>, Option<T>) {
+        let mut done = None;
+        let open = async || {
+            let (channel, place) = self.connection.open().await.ok()?;
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            let opened = Sftp::open(&self.connection, channel, place, then).await;
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            let (sftp, result) = opened?;
+            done = Some(result);
+            Some(Arc::new(sftp))
+        };
+        let sftp = self.sftp.get_or_init(open).await.clone();
+        (sftp, done)
+    }
+}
+
+/// Uploads of one session.
+pub(crate) struct Uploader {
+    opening: Arc<Opening>,
+    spares: Arc<Spares>,
+    /// Folders known to exist.
+    folders: Mutex<HashSet<String>>,
+}
+
+impl Uploader {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        let heard = Arc::new(AtomicU64::new(0));
+        let spares = Arc::new(Spares::new(connection.clone(), heard.clone()));
+        let (sftp, started) = (OnceCell::new(), AtomicBool::new(false));
+        Self { opening: Arc::new(Opening { connection, sftp, heard, started }), spares, folders: Mutex::default() }
+    }
+
+    /// Opens the channels in the background, once.
+    pub(crate) fn prepare(&self, bytes: Option<u64>) {
+        if !self.opening.started.swap(true, Ordering::Relaxed) {
+            let (opening, spares) = (self.opening.clone(), self.spares.clone());
+            tokio::spawn(async move { opening.get().await.is_some() });
+            let connection = &self.opening.connection;
+            if let Some(bytes) = bytes {
+                spares.prepare(connection.link.channels(bytes) - 1);
+            }
+        }
+    }
+
+    /// Two round trips over sftp: one for the folders and the file, one for all its bytes and its end. Without a channel that was
+    /// opened ahead it is three: the file is made together with the start of sftp. The host's answers on what it has already are
+    /// two more, and one is for the end of such an upload.
+    pub(crate) async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
+        let source = Source::open(local).await?;
+        let connection = &self.opening.connection;
+        let job = Job::new(&source, progress);
+        // Where it is known already that there is no sftp, no channel can be of use.
+        let channels = match self.opening.sftp.get() {
+            Some(None) => 1,
+            _ => connection.link.channels(source.size()),
+        };
+        tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, "upload");
+        let missing = self.missing(remote);
+        let first = self.first(&job, remote, &missing, channels > 1);
+        let done = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing))).await;
+        let done = match done {
+            Ok(()) => self.verify(&job, remote).await,
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(()) => Ok(job.sent()),
+            Err(Failure::NoSftp) => exec::upload(connection, &source, remote, progress).await,
+            Err(Failure::Here(error)) => Err(error),
+            Err(Failure::There(error)) => Err(match self.opening.get().await {
+                Some(sftp) => sftp.explain(connection, remote, &error).await,
+                None => channel::unexplained(connection, remote, &error),
+            }),
+        }
+    }
+
+    /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
+    async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], shared: bool) -> Result<(), Failure> {
+        let connection = &self.opening.connection;
+        let heard = self.opening.heard.load(Ordering::Relaxed);
+        let (sftp, created) = self.opening.get_and(async |raw| channel::create(raw, folders, remote).await).await;
+        // Only what this upload had to wait for: the rest was heard beside other work.
+        connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
+        let sftp = &*sftp.ok_or(Failure::NoSftp)?;
+        let mut opened = self.create(sftp, remote, created).await?;
+        let size = job.source.size();
+        let mut missing: Vec<_> = std::iter::once(0..size).collect();
+        // The mode comes before any content, whichever channel that goes over. Of a new file it is right.
+        match opened.found {
+            Found::Nothing => {}
+            Found::Link => {
+                tracing::warn!(remote, "a symbolic link stands there: replaced");
+                if !opened.handle.is_empty() {
+                    channel::forget(&sftp.raw, &opened.handle);
+                }
+                // The others have opened what it points to.
+                job.go_alone();
+                opened.handle = sftp.replace(remote).await?;
+                connection.round_trips.count();
+            }
+            Found::Other => return Err(Failure::There(SftpError::UnexpectedBehavior("it is no regular file".into()))),
+            Found::File { size: there, mode } => {
+                let asked = resume::Blocks::of(size).worth_asking(there);
+                let kept = if asked { resume::check(connection, job.source, remote, there).await? } else { None };
+                let empty = kept.is_none() && there > 0;
+                let mode = (mode != 0o600).then_some(0o600);
+                if empty || mode.is_some() {
+                    sftp.change(&opened.handle, empty.then_some(0), mode).await?;
+                    connection.round_trips.count();
+                }
+                if let Some(kept) = kept {
+                    missing = kept;
+                }
+            }
+        }
+        job.begin(missing);
+        connection.round_trips.count();
+        job.write(sftp, &opened.handle, if shared { SHARED } else { ALONE }).await
+    }
+
+    /// An upload that went on with an old file may have met somebody who does so too.
+    async fn verify(&self, job: &Job<'_>, remote: &str) -> Result<(), Failure> {
+        if job.sent().resumed == 0 {
+            return Ok(());
+        }
+        let sftp = self.opening.get().await.ok_or(Failure::NoSftp)?;
+        let there = sftp.raw.lstat(remote).await?.attrs.size;
+        self.opening.connection.round_trips.count();
+        if there != Some(job.source.size()) {
+            return Err(Failure::There(SftpError::UnexpectedBehavior("its size changes while it is written".into())));
+        }
+        Ok(())
+    }
+
+    /// Makes the folders and the file, unless that was `created` with the channel. Folders that were there for an earlier upload
+    /// are taken for granted, until that fails.
+    async fn create(&self, sftp: &Sftp, remote: &str, created: Option<Created>) -> Result<Opened, SftpError> {
+        let connection = &self.opening.connection;
+        let parents = channel::parents(remote);
+        let missing = self.missing(remote);
+        let mut created = match created {
+            Some(created) => created,
+            None => {
+                let begun = Instant::now();
+                connection.round_trips.count();
+                let created = channel::create(&sftp.raw, &missing, remote).await;
+                if matches!(created, Ok(_) | Err(SftpError::Status(_))) {
+                    connection.link.heard(begun, 1);
+                }
+                created
+            }
+        };
+        if created.is_err() && missing.len() < parents.len() {
+            self.known().clear();
+            connection.round_trips.count();
+            created = channel::create(&sftp.raw, &parents, remote).await;
+        }
+        if created.is_ok() {
+            self.known().extend(parents.into_iter().map(str::to_owned));
+        }
+        created
+    }
+
+    /// Folders above `remote` that are to be made.
+    fn missing<'r>(&self, remote: &'r str) -> Vec<&'r str> {
+        let known = self.known();
+        channel::parents(remote).into_iter().filter(|p| !known.contains(*p)).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,80 @@
+//! The further channels of an upload. The host may refuse any of them: then there are fewer.
+
+use super::SHARED;
+use super::channel::{self, Found, Sftp};
+use super::job::{Failure, Job};
+use crate::session::{Connection, Place};
+use russh::Channel;
+use russh::client::Msg;
+use russh_sftp::client::rawsession::RawSftpSession;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinHandle;
+
+/// Opens further channels, and keeps those that were opened ahead of an upload.
+pub(super) struct Spares {
+    connection: Arc<Connection>,
+    /// The host has no place left for one.
+    refused: Arc<AtomicBool>,
+    /// Answers heard over the first channel.
+    first: Arc<AtomicU64>,
+    ready: Mutex<Vec<JoinHandle<Option<Sftp>>>>,
+}
+
+impl Spares {
+    pub(super) fn new(connection: Arc<Connection>, first: Arc<AtomicU64>) -> Self {
+        Self { connection, refused: Arc::default(), first, ready: Mutex::default() }
+    }
+
+    /// Opens so many in the background.
+    pub(super) fn prepare(&self, count: usize) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.extend((0..count).map(|_| {
+            let (connection, refused, first) = (self.connection.clone(), self.refused.clone(), self.first.clone());
+            tokio::spawn(async move { Some(open(&connection, &refused, &first, async |_| ()).await?.0) })
+        }));
+    }
+
+    /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
+    /// bytes that it has taken fails the upload.
+    pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str]) -> Result<(), Failure> {
+        let create = async |raw: &RawSftpSession| channel::create(raw, folders, remote).await;
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let opened = match ready {
+            Some(ready) => match ready.await.ok().flatten() {
+                Some(sftp) => {
+                    let opened = create(&sftp.raw).await;
+                    Some((sftp, opened))
+                }
+                None => None,
+            },
+            None => open(&self.connection, &self.refused, &self.first, create).await,
+        };
+        let Some((sftp, Ok(opened))) = opened else { return Ok(()) };
+        if !job.begun().await || matches!(opened.found, Found::Link | Found::Other) {
+            return Ok(());
+        }
+        job.write(&sftp, &opened.handle, SHARED).await
+    }
+}
+
+async fn open<T>(
+    connection: &Connection,
+    refused: &AtomicBool,
+    first: &AtomicU64,
+    then: impl AsyncFnOnce(&RawSftpSession) -> T,
+) -> Option<(Sftp, T)> {
+    let (channel, place): (Channel<Msg>, Place) = match connection.open_spare().await? {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::debug!(%error, "no further channel");
+            refused.store(true, Ordering::Relaxed);
+            return None;
+        }
+    };
+    let opened = Sftp::open(connection, channel, place, then).await?;
+    // All were asked for at once, so all answers are here by now. A host that is full has no place for a command either: one
+    // goes back. And the first channel is not to wait for a place because others have it.
+    let full = refused.swap(false, Ordering::Relaxed) || first.load(Ordering::Relaxed) == 0;
+    if full { None } else { Some(opened) }
+}
