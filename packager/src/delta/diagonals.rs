@@ -8,7 +8,7 @@ use super::bytes::{common_prefix, common_suffix, equal_places, word};
 use super::index::{Index, PIECE, STRIDE};
 
 /// A diagonal is left for another one that has so many more equal bytes.
-const GAIN: usize = 8;
+const GAIN: usize = 12;
 /// Equal bytes that begin a diagonal, when the index found it.
 const ANCHOR: usize = 20;
 /// The same for a diagonal that was followed a moment ago.
@@ -16,7 +16,7 @@ const KNOWN_ANCHOR: usize = 12;
 /// So much behind a changed byte is looked at,
 const AHEAD: usize = 32;
 /// and with so many equal bytes in it there is no look at the index.
-const GOOD: usize = 20;
+const GOOD: usize = 24;
 /// A diagonal ends when its score (1 for an equal byte, -1 for another) fell by so much.
 const FADE: i64 = 32;
 /// Diagonals that are tried without asking the index.
