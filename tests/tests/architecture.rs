@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("roadie-deployer", &["roadie-model", "roadie-planner", "roadie-transport"]),
     ("roadie", &["roadie-model", "roadie-planner", "roadie-packager", "roadie-transport", "roadie-deployer"]),
     ("roadie-tests", &[]),
+    ("roadie-bench", &["roadie-model", "roadie-packager", "roadie-transport", "roadie-deployer"]),
     ("hello", &[]),
 ];
 
@@ -24,7 +25,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("granit-parser", &["roadie-model"]),
     ("cargo_metadata", &["roadie-packager"]),
     ("ssh-key", &["roadie-packager"]),
-    ("tokio", &["roadie-packager", "roadie-transport", "roadie-deployer", "roadie"]),
+    ("tokio", &["roadie-packager", "roadie-transport", "roadie-deployer", "roadie", "roadie-bench"]),
     ("clap", &["roadie"]),
     ("indicatif", &["roadie"]),
 ];
