@@ -106,10 +106,11 @@ impl Host {
         assert_eq!(std::fs::metadata(self.remote()).unwrap().permissions().mode() & 0o7777, 0o600);
     }
 
-    /// Puts `content` where the file goes.
+    /// Puts `content` where the file goes, readable by all.
     fn leave(&self, content: &[u8]) {
         std::fs::create_dir_all(self.remote().parent().unwrap()).unwrap();
         std::fs::write(self.remote(), content).unwrap();
+        std::fs::set_permissions(self.remote(), std::fs::Permissions::from_mode(0o644)).unwrap();
     }
 }
 
