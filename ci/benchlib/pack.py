@@ -49,6 +49,8 @@ def pack(options):
     section = Section("Packing beside bare cargo", ["what", "median", "beside it", "times cargo's"])
     temp = tempfile.mkdtemp(prefix="roadie-bench-")
     env = dict(os.environ, ROADIE_STORE=f"{temp}/store")
+    # What is built here stays here.
+    env.pop("CARGO_TARGET_DIR", None)
     rows = []
 
     one = f"{temp}/one"
