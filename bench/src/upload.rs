@@ -29,7 +29,6 @@ pub async fn run(upload: Upload) -> Result<(), String> {
 
     let began = Instant::now();
     let session = ssh::connect(options).await.map_err(|e| said(&e))?;
-    session.prepare_upload().await;
     let connected = began.elapsed();
     session.upload(&upload.file, &upload.remote, &|_| ()).await.map_err(|e| said(&e))?;
     let sent = began.elapsed();

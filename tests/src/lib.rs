@@ -193,6 +193,50 @@ pub fn roadie() -> PathBuf {
     built("ROADIE_BIN", "roadie")
 }
 
+/// A long link to a host: `bench relay`, which ends with this.
+pub struct Relay {
+    /// Port on loopback that leads to the host's sshd.
+    pub port: u64,
+    child: Child,
+    stats: PathBuf,
+}
+
+impl Relay {
+    /// Every byte takes `delay_ms` longer, each way. What it counted goes into `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(host: &LabHost, delay_ms: u32, folder: &Path) -> Self {
+        let stats = folder.join("relay.jsonl");
+        let mut child = Command::new(built("BENCH_BIN", "bench"))
+            .args(["relay", "--while-stdin", "--map", &format!("0={}:22", host.address), "--delay-ms", &delay_ms.to_string()])
+            .arg("--stats")
+            .arg(&stats)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start the relay: {e}"));
+        let mut line = String::new();
+        let read = child.stdout.take().map(|out| std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line));
+        assert!(matches!(read, Some(Ok(_))), "the relay says nothing");
+        let ports: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        Self { port: ports["ports"][0].as_u64().unwrap_or_default(), child, stats }
+    }
+
+    /// What was counted on each connection that has ended.
+    pub fn counted(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&self.stats).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
 /// Says that a test was skipped, and counts it.
 ///
 /// # Panics

@@ -100,8 +100,7 @@ fn an_upload_that_was_interrupted_goes_on_where_it_was() {
     let yaml = std::fs::read_to_string(project.dir.join("roadie.yaml")).expect("reads");
     project.write("roadie.yaml", &yaml.replace("    deploy:\n", "    files: [{from: noise, to: share/noise}]\n    deploy:\n"));
     project.roadie(&["pack"]).exits(0);
-    // What the answers take, slowed down, is what an upload waits for.
-    host.root("tc qdisc add dev host0 root tbf rate 1mbit burst 32kbit latency 400ms");
+    host.lab("slow", &["16000"]);
     let here = || -> u64 { host.root("cat /home/deploy/.roadie/incoming/hello.* 2>/dev/null | wc -c").parse().unwrap_or(0) };
     for (signalled, more) in [("INT", 2u64 << 20), ("KILL", 4 << 20)] {
         let began = Instant::now();
@@ -118,10 +117,10 @@ fn an_upload_that_was_interrupted_goes_on_where_it_was() {
         assert_eq!(host.root("ls -A /opt/roadie/hello/releases 2>/dev/null"), "", "it is no release");
         assert_eq!(host.root("ls /home/deploy/.roadie/incoming | wc -l"), "1");
     }
-    host.root("tc qdisc del dev host0 root");
-    project.roadie(&["releases", "--lock-wait", "20"]).exits(0).says("no releases");
+    host.lab("heal", &[]);
+    project.roadie(&["releases", "--lock-wait", "20s"]).exits(0).says("no releases");
     let already = here();
-    let run = project.roadie(&["deploy", "--json", "--lock-wait", "20"]).exits(0);
+    let run = project.roadie(&["deploy", "--json", "--lock-wait", "20s"]).exits(0);
     let sent = run.summary()["hosts"][0]["sent_bytes"].as_u64().expect("a number");
     // What was on its way when it was cut is verified by blocks of a MiB, and may have holes.
     assert!(sent > 20 << 20 && sent < (31 << 20) - already / 2, "{already} bytes were there, {sent} more were sent");

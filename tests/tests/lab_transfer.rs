@@ -1,26 +1,30 @@
 //! What travels to real hosts: of a small change a small part, and all of it whenever there is any doubt.
 
-use roadie_tests::{LabHost, Project, Run, lab};
+use roadie_tests::{LabHost, Project, Relay, Run, lab};
 
 const MIB: u64 = 1 << 20;
 
-/// The example server with a large file that does not compress.
-fn project(host: &LabHost, user: &str) -> (Project, Vec<u8>) {
+/// Far enough for a difference to be worth finding.
+const FAR_MS: u32 = 10;
+
+/// The example server with a large file that does not compress, on a host at the end of a long link.
+fn project(host: &LabHost, user: &str) -> (Project, Relay, Vec<u8>) {
     let project = Project::new();
+    let relay = Relay::start(host, FAR_MS, &project.home);
     project.add_hello();
     project.write(
         "roadie.yaml",
         &format!(
-            "services:\n  hello:\n    hosts: [{{address: {}, user: {user}}}]\n    build: {{type: prebuilt, path: hello}}\n    \
+            "services:\n  hello:\n    hosts: [{{address: 127.0.0.1, port: {}, user: {user}}}]\n    build: {{type: prebuilt, path: hello}}\n    \
              files: [{{from: data, to: share/data}}]\n    deploy:\n      args: [--listen, \"127.0.0.1:8080\"]\n      \
              health: {{stable_for: 300ms}}\n",
-            host.address
+            relay.port
         ),
     );
     let mut random = fastrand::Rng::with_seed(6);
     let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(4 * MIB as usize).collect();
     std::fs::write(project.dir.join("data"), &data).expect("writes");
-    (project, data)
+    (project, relay, data)
 }
 
 /// Puts something into the middle and deploys it; what the host then has is asserted.
@@ -42,9 +46,8 @@ fn change(project: &Project, data: &mut Vec<u8>, host: &LabHost) -> (Run, u64) {
 fn a_small_change_sends_a_small_part() {
     let Some(hosts) = lab("a_small_change_sends_a_small_part", 2) else { return };
     for (host, user) in hosts.iter().zip(["root", "deploy"]) {
-        let (project, mut data) = project(host, user);
-        project.roadie(&["deploy"]).exits(0);
-        // A LAN would take all of it in less time than the difference takes to be found: the link is made long.
+        let (project, _relay, mut data) = project(host, user);
+        project.roadie(&["deploy", "--accept-new-host-keys"]).exits(0);
         let (_, small) = change(&project, &mut data, host);
         assert!(small > 0 && small < 40_000, "{small} bytes for a small change");
 
@@ -68,4 +71,37 @@ fn a_small_change_sends_a_small_part() {
         assert!(small < 40_000, "{small} bytes were sent");
         project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
     }
+}
+
+/// The link's own count: neither files nor what there is to send make a deployment wait more often.
+#[test]
+fn what_is_waited_for_on_the_link() {
+    let Some(hosts) = lab("what_is_waited_for_on_the_link", 1) else { return };
+    let (project, relay, mut data) = project(&hosts[0], "deploy");
+    let mut counted = 0;
+    let mut turns = || loop {
+        let now = relay.counted();
+        if now.len() > counted {
+            counted = now.len();
+            break (now[counted - 1]["turns"].as_u64().expect("a number"), now[counted - 1]["up"].as_u64().expect("a number"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    project.roadie(&["deploy", "--accept-new-host-keys"]).exits(0);
+    let (whole, whole_bytes) = turns();
+    project.roadie(&["deploy"]).exits(0).says("nothing to do");
+    let (nothing, nothing_bytes) = turns();
+    change(&project, &mut data, &hosts[0]);
+    let (small, small_bytes) = turns();
+    // Eight are the handshake, the login and the goodbye; an upload without bounds is told how much more it may send.
+    assert!(
+        nothing <= 10 && small <= nothing + 3 && whole <= 30,
+        "turns: {nothing} for nothing, {small} for a change, {whole} for all"
+    );
+    // Most of what travels for nothing is the host script.
+    assert!(
+        nothing_bytes < 60_000 && small_bytes < nothing_bytes + 40_000 && whole_bytes > 4 * MIB,
+        "{nothing_bytes}, {small_bytes}, {whole_bytes}"
+    );
+    project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
 }
