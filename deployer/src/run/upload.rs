@@ -1,6 +1,7 @@
 //! How a package gets to a host: as the difference from one that is there, or whole. Any doubt, and all of it is sent.
 
 use super::{Run, StepFailure};
+use crate::engine::Task;
 use crate::failure::Failure;
 use crate::shell::Stage;
 use futures::FutureExt as _;
@@ -9,7 +10,7 @@ use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::outcome::Outcome;
 use roadie_model::package::{Delta, Package};
-use roadie_model::plan::{Action, Step, StepId};
+use roadie_model::plan::{Action, HostPlan, Step, StepId};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ const PATCH_SCRIPT: &str = include_str!("../../../templates/patch.pl");
 const FAR: Duration = Duration::from_millis(5);
 /// And from this size of the archive on wherever the host is.
 const ALWAYS: u64 = 64 << 20;
+
+/// A difference that takes longer to find is not waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the package of a run travels.
 pub enum Way {
@@ -35,31 +39,21 @@ impl Run<'_> {
         let Some(package) = self.package else {
             return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
         };
-        if let Some((base, delta)) = self.difference(package).await {
+        // It may have to be found first: the host is told meanwhile that we are there.
+        let finding = difference(self.task, self.plan, self.session.round_trip_time(), package);
+        let found = tokio::select! {
+            found = tokio::time::timeout(PATIENCE, finding) => found.ok().flatten(),
+            failure = self.shell.beats() => return Err(failure),
+            () = self.task.controller.cancel.reached(1) => {
+                return Err(Failure::new(Outcome::Interrupted, "interrupted before the upload"));
+            }
+        };
+        if let Some((base, delta)) = found {
             self.send(id, &delta.file, &self.incoming(&package.id, "patch.gz"), delta.bytes).await?;
             self.way = Way::Patch(base, delta);
             return Ok(());
         }
         self.send(id, &package.archive, &self.incoming(&package.id, "tar.gz"), package.archive_bytes).await
-    }
-
-    /// The release whose package the new one is made from, and the patch.
-    async fn difference(&self, package: &Package) -> Option<(ReleaseId, Delta)> {
-        let facts = &self.plan.assumes;
-        if !facts.has_perl {
-            return None;
-        }
-        let base = best_base(facts.current.as_ref(), &facts.releases)?;
-        let made = self.task.controller.stock.delta(&base.package, package);
-        // A near host takes all of it in less time than the difference takes to be found.
-        let delta = match self.session.round_trip_time() {
-            Some(time) if time >= FAR => made.await,
-            _ if package.archive_bytes >= ALWAYS => made.await,
-            Some(_) => made.now_or_never().flatten(),
-            None => None,
-        }?;
-        tracing::debug!(bytes = delta.bytes, of = package.archive_bytes, base = base.id.short(), "sending the difference");
-        Some((base.id.clone(), delta))
     }
 
     async fn send(&mut self, id: StepId, file: &Path, remote: &str, total: u64) -> Result<(), Failure> {
@@ -109,6 +103,30 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// The release whose package the new one is made from, and the patch.
+async fn difference(
+    task: &Task<'_>,
+    plan: &HostPlan,
+    round_trip: Option<Duration>,
+    package: &Package,
+) -> Option<(ReleaseId, Delta)> {
+    let facts = &plan.assumes;
+    if !facts.has_perl {
+        return None;
+    }
+    let base = best_base(facts.current.as_ref(), &facts.releases)?;
+    let made = task.controller.stock.delta(&base.package, package);
+    // A near host takes all of it in less time than the difference takes to be found.
+    let delta = match round_trip {
+        Some(time) if time >= FAR => made.await,
+        _ if package.archive_bytes >= ALWAYS => made.await,
+        Some(_) => made.now_or_never().flatten(),
+        None => None,
+    }?;
+    tracing::debug!(bytes = delta.bytes, of = package.archive_bytes, base = base.id.short(), "sending the difference");
+    Some((base.id.clone(), delta))
 }
 
 /// The release on the host that is likely to differ least: the current one, else the newest.
