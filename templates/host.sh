@@ -142,13 +142,22 @@ uptime_s() { # -> $up, whole seconds; no step of the wall clock moves it
 # The lock is a flock held by this very process: it cannot go stale. An epoch that only grows, with the tag of the session that
 # took it, fences off older runs.
 lock() { # HOLDER
-  if ! make_state 2>/dev/null || ! (: >>"$S/lock") 2>/dev/null; then
+  # A run that found nothing to do does not wait for its shell here to leave: it may be about to, and to take an empty folder
+  # away with it.
+  attempts=0 locked=
+  while [ $attempts -lt 3 ]; do
+    attempts=$((attempts + 1))
+    if ! make_state 2>/dev/null || ! (: >>"$S/lock") 2>/dev/null; then sleep 0.1; continue; fi
+    locked=no
+    exec 9>>"$S/lock"
+    take_lock 5 || break
+    if [ "$S/lock" -ef "/proc/$$/fd/9" ]; then locked=yes; break; fi
+  done
+  if [ -z "$locked" ]; then
     say "fail 0 unwritable cannot write $S: $(mkdir -p "$S/records" 2>&1 | tail -n 1)"
     exit 0
   fi
-  exec 9>>"$S/lock"
-  # A run that found nothing to do does not wait for its shell here to leave: it may be about to.
-  if ! take_lock 5 || ! [ "$S/lock" -ef "/proc/$$/fd/9" ]; then
+  if [ $locked = no ]; then
     # It may have taken the lock just now, and not yet said who it is.
     ticks=0
     until first_line "$S/holder" || [ $ticks -ge 20 ]; do
@@ -183,17 +192,22 @@ make_state() {
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
+  incoming_is_ours || return 0
   for file in "$INCOMING/$NAME".*; do
-    [ ! -e "$file" ] || find "$file" -mtime +0 -exec rm -f {} +
+    if [ -f "$file" ] && [ ! -L "$file" ]; then find "$file" -prune -mtime +0 -exec rm -f {} +; fi
   done
 }
+# Its owner could let it lead anywhere.
+incoming_is_ours() { [ ! -L "$LOGIN_HOME/.roadie" ] && [ ! -L "$INCOMING" ]; }
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
-  rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat"
+  rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat" "$S/watched"
   hand_to_guard
   if [ ! -e "$ROOT/current" ] && [ ! -d "$ROOT/releases" ] && [ ! -e "$S/epoch" ]; then
+    # The lock behind the records: who opens it after that makes them anew.
+    rmdir "$S/records" 2>/dev/null
     rm -f "$S/lock"
-    rmdir "$S/records" "$S" "$ROOT" "$BASE" 2>/dev/null
+    rmdir "$S" "$ROOT" "$BASE" 2>/dev/null
   fi
   :
 }
@@ -209,8 +223,8 @@ beat() {
 # when nothing was heard of it for 12 s. Bytes of an upload that come in are heard too.
 watchdog() { # PID START
   trap 'kill "$nap" 2>/dev/null; exit 0' TERM
-  came=
   silent=0
+  : >"$S/watched"
   while :; do
     sleep 1 &
     nap=$!
@@ -220,9 +234,10 @@ watchdog() { # PID START
     [ "$line" != busy ] || { silent=0; continue; }
     uptime_s
     if [ $((up - line)) -lt 6 ]; then silent=0; continue; fi
-    before=$came
-    came=$(ls -ln "$INCOMING" 2>/dev/null)
-    if [ "$before" = "$came" ]; then silent=$((silent + 1)); else silent=0; fi
+    # Also what is written into the middle of a file that was there.
+    came=$(find "$INCOMING" -type f -newer "$S/watched" 2>/dev/null)
+    : >"$S/watched"
+    if [ -z "$came" ]; then silent=$((silent + 1)); else silent=0; fi
     if [ $silent -ge 6 ]; then
       journal silent "the controller was not heard for 12 s"
       kill -KILL "$1" 2>/dev/null
@@ -360,7 +375,7 @@ loose_parents() {
   done
   # The longest name, which is the nearest to us, comes first.
   # shellcheck disable=SC2012 # the names are ours
-  ls -ldnr "$@" 2>/dev/null | while read -r mode _ user group rest; do
+  ls -ldnrL "$@" 2>/dev/null | while read -r mode _ user group rest; do
     parent=/${rest#* /}
     case $mode in
       ????????w[tT]*) ;;
@@ -455,13 +470,7 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   release=$1 package=$2 from=$ROOT/releases/$4 script=$5
   take_in "$2.patch.gz" "$3" || { rm -f "$S/incoming.gz"; bad patch "$reason"; return 1; }
   shift 5
-  count=$#
-  while [ $count -gt 0 ]; do
-    set -- "$@" "$from/$1"
-    shift
-    count=$((count - 1))
-  done
-  err=$(gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" "$@" 2>&1 >"$S/incoming.tar")
+  err=$(cd "$from" && gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" -- "$@" 2>&1 >"$S/incoming.tar")
   if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
     rm -f "$S/incoming.gz" "$S/incoming.tar"
     bad patch "the patch does not fit release ${from##*/}${err:+: $err}"
@@ -472,6 +481,7 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
 # What was sent, as $S/incoming.gz. Copied before it is verified: the login user could change its own file in between.
 take_in() { # FILE SHA256
   err=$(cp "$INCOMING/$NAME.$1" "$S/incoming.gz" 2>&1) || { bad failed "$err"; return 1; }
+  incoming_is_ours || { bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   rm -f "$INCOMING/$NAME".*
   [ "$(sha "$S/incoming.gz")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
@@ -1026,6 +1036,7 @@ prune() { # RELEASES...
     [ "$id" != "$cur" ] || continue
     rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/meshes/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
   done
+  if [ -e "$S/incoming.gz" ] || [ -e "$S/incoming.tar" ]; then rm -f "$S/incoming.gz" "$S/incoming.tar"; fi
   for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done
   journal pruned "$*"
 }
@@ -1037,7 +1048,7 @@ remove_all() {
   remove_boot_guard
   # The lock goes last: whoever waits for it sees that its file is gone.
   rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
-  rm -f "$INCOMING/$NAME".*
+  if incoming_is_ours; then rm -f "$INCOMING/$NAME".*; fi
   rm -rf "$ROOT" && rmdir "$BASE" 2>/dev/null
   rmdir "$INCOMING" "$LOGIN_HOME/.roadie" 2>/dev/null
   if [ "$SCOPE" = system ] && [ -L "/var/lib/$NAME" ]; then note="state in /var/lib/private/$NAME is kept"; fi

@@ -147,7 +147,7 @@ def build():
 @contextlib.contextmanager
 def ended_with_stdin(command, **options):
     """A program that ends when its standard input does; gives the JSON of its first line."""
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
     try:
         line = child.stdout.readline()
         if not line:

@@ -65,9 +65,11 @@ class Lab:
 
     def __exit__(self, *_):
         say("hosts go")
-        run([f"{ROOT}/ci/lab", "down"], env=self.env)
-        if self.inotify is not None:
-            write_to(INOTIFY, self.inotify)
+        try:
+            run([f"{ROOT}/ci/lab", "down"], env=self.env)
+        finally:
+            if self.inotify is not None:
+                write_to(INOTIFY, self.inotify)
 
     def root(self, number, script):
         """Runs a script on a host as root, beside whatever is measured."""

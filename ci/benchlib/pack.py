@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 
-from .base import ROADIE, TRIPLE, Problem, Section, median, write
+from .base import ROADIE, TRIPLE, WORK, Problem, Section, median, write
 
 SECOND = "aarch64-unknown-linux-gnu"
 
@@ -47,7 +47,7 @@ def pack(options):
     """Packing beside bare cargo; the ratio is to cargo doing the same build with nothing to do."""
     runs = max(3, options.runs)
     section = Section("Packing beside bare cargo", ["what", "median", "beside it", "times cargo's"])
-    temp = tempfile.mkdtemp(prefix="roadie-bench-")
+    temp = tempfile.mkdtemp(prefix="pack-", dir=WORK)
     env = dict(os.environ, ROADIE_STORE=f"{temp}/store")
     # What is built here stays here.
     env.pop("CARGO_TARGET_DIR", None)

@@ -65,7 +65,7 @@ pub async fn restore(
         let hint = format!("`roadie cleanup --all {} --host {}` takes it away", service.name, host.name);
         return Err(Failure::new(Outcome::FailedUnchanged, "it is deployed there already").hint(hint));
     }
-    let file = format!("backup-{}.tar.gz", service.name);
+    let file = format!("{}.backup.tar.gz", service.name);
     let remote = format!(".roadie/incoming/{file}");
     tokio::select! {
         sent = session.upload(archive, &remote, &|_| ()) => sent.map(drop).map_err(Failure::transport)?,

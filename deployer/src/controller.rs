@@ -220,7 +220,15 @@ impl Controller {
         if session.lost().is_none() {
             return Ok(session);
         }
-        self.reconnect(host).await
+        // Another service of the host may have opened a new one already.
+        let same = |slot: &Slot| matches!(slot.get(), Some(Ok(kept)) if Arc::ptr_eq(kept, &session));
+        self.slots().retain(|name, slot| *name != host.name || !same(slot));
+        self.open(host).await
+    }
+
+    /// Hosts that could not be reached ahead of their turn are tried again when it comes.
+    pub fn forget_failed_dials(&self) {
+        self.slots().retain(|_, slot| !matches!(slot.get(), Some(Err(_))));
     }
 
     async fn open(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {

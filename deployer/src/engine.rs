@@ -268,6 +268,9 @@ impl Task<'_> {
     /// Begins to work out, beside the connecting, what will have to be sent.
     fn make_ready(&self, verb: &Verb) {
         let Verb::Deploy { packages, .. } = verb else { return };
+        if self.host.local {
+            return;
+        }
         let Some(last) = self.controller.stock.last(&self.service.name, &self.host.name) else { return };
         if packages.iter().any(|p| p.id == last) {
             return;
@@ -289,19 +292,17 @@ impl Task<'_> {
         if let Verb::Deploy { packages, .. } = verb
             && !self.has_one_of(packages)
         {
-            // Opened while the host is observed: an upload then costs no extra round trip. Where nothing older is known, all of
-            // the package will travel.
-            let known = self.controller.stock.last(&self.service.name, &self.host.name).is_some();
-            let bytes = packages.iter().map(|p| p.archive_bytes).max().filter(|_| !known);
+            // Opened while the host is observed: an upload then costs no extra round trip. One channel: further ones would take
+            // the places of other services' shells on the same connection.
             let session = session.clone();
-            tokio::spawn(async move { session.prepare_upload(bytes).await });
+            tokio::spawn(async move { session.prepare_upload(None).await });
         }
         let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.looks_for(verb), wait).await {
             Ok(both) => both,
             Err(failure) => return Err(Box::new(report_failure(&failure, "nothing was changed"))),
         };
         if matches!(verb, Verb::Status | Verb::Releases) {
-            shell.leave().await;
+            self.let_leave(shell, &facts).await;
             return Err(Box::new(self.reading_report(&facts)));
         }
         let plan = match self.plan(verb, &facts) {
@@ -312,17 +313,23 @@ impl Task<'_> {
                 plan
             }
             Err(failure) => {
-                shell.leave().await;
+                self.let_leave(shell, &facts).await;
                 let report = report_failure(&failure, "nothing was changed");
                 return Err(Box::new(HostReport { current: current(&facts), ..report }));
             }
         };
         self.emit(EventKind::Planned { plan: Box::new(plan.clone()) });
         if plan.is_noop() || matches!(verb, Verb::Plan { .. }) {
-            shell.leave().await;
+            self.let_leave(shell, &facts).await;
             return Err(Box::new(self.unchanged_report(verb, &plan)));
         }
         Ok((shell, plan))
+    }
+
+    /// Lets a shell go that has changed nothing. Waits for its end where dropping it would kill it, and where it has to hand the
+    /// guard of another run back first.
+    async fn let_leave(&self, shell: HostShell, facts: &HostFacts) {
+        if self.host.local || facts.unconfirmed() { shell.close().await } else { shell.leave().await }
     }
 
     /// Observes; when another run holds the lock, again until it is free or [`crate::Options::lock_wait`] is over.

@@ -195,7 +195,8 @@ impl HostShell {
         }
     }
 
-    /// Closes standard input and does not wait: the shell leaves when it reads that, and its lock is free a moment later.
+    /// Closes standard input and does not wait: the shell leaves when it reads that, and its lock is free a moment later. Only
+    /// over a connection: a process of this machine ends when it is dropped.
     pub async fn leave(mut self) {
         // One that is gone already has left.
         let _ = self.process.close_stdin().await;

@@ -116,7 +116,15 @@ write_files() {",
     },
     Bug {
         name: "the archive is left in the incoming folder",
-        patches: &[(r#"  rm -f "$INCOMING/$NAME".*"#, r#"  :"#), (r#"  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*"#, r#"  :"#)],
+        patches: &[
+            (
+                r#"what an interrupted run had begun to send.
+  rm -f "$INCOMING/$NAME".*"#,
+                r#"what an interrupted run had begun to send.
+  :"#,
+            ),
+            (r#"  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*"#, r#"  :"#),
+        ],
         fault: Fault::Session,
         point: Point::Host(When::After, "unpack_archive"),
         caught_by: "I3",

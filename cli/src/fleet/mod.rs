@@ -127,7 +127,7 @@ impl Fleet {
         let mut controller = Controller::new(connector, options, sink, cancel.clone());
         // A store that cannot be opened says so where packages are read from it.
         if let Ok(store) = Store::open(&environment.store) {
-            controller = controller.with_stock(Arc::new(Stored(Arc::new(store))));
+            controller = controller.with_stock(Arc::new(Stored::new(store)));
         }
         Self { global, environment, controller, reporter, plans, cancel }
     }
@@ -248,6 +248,7 @@ impl Fleet {
                 return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was changed") });
             }
         };
+        self.controller.forget_failed_dials();
         for (service, packages) in packed {
             found.insert(service.name.clone(), packages.into_iter().map(|(p, _)| p).collect());
         }

@@ -67,6 +67,8 @@ enum Found {
 const LAST_OUTPUT: usize = 20;
 /// How often the way back is taken when contact is lost on it.
 const WAYS_BACK: u32 = 3;
+/// How long telling the host to stop may take.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// How often contact is sought again before the outcome is called unknown.
 const RECONNECTS: u32 = 5;
 
@@ -316,8 +318,8 @@ impl<'a> Run<'a> {
             () = cancel.reached(1.max(level)) => {}
         }
         // The host is told beside the running stage: the step at work ends, or stops where it polls for this.
-        let told = session.run(&stop, Bytes::new(), 4096).await;
-        if told.is_err() {
+        let told = tokio::time::timeout(TOLD_WITHIN, session.run(&stop, Bytes::new(), 4096)).await;
+        if !matches!(told, Ok(Ok(_))) {
             run.task.warn("could not tell the host to stop; waiting for the stage to end");
         }
         tokio::select! {

@@ -49,9 +49,15 @@ impl Run<'_> {
             }
         };
         if let Some((base, delta)) = found {
-            self.send(id, &delta.file, &self.incoming(&package.id, "patch.gz"), delta.bytes).await?;
-            self.way = Way::Patch(base, delta);
-            return Ok(());
+            match self.send(id, &delta.file, &self.incoming(&package.id, "patch.gz"), delta.bytes).await {
+                Ok(()) => {
+                    self.way = Way::Patch(base, delta);
+                    return Ok(());
+                }
+                Err(failure) if failure.lost || failure.outcome == Outcome::Interrupted => return Err(failure),
+                // The patch may have been deleted from the store meanwhile.
+                Err(failure) => self.task.warn(format!("{}; sending the whole package", failure.problem)),
+            }
         }
         self.send(id, &package.archive, &self.incoming(&package.id, "tar.gz"), package.archive_bytes).await
     }
@@ -86,8 +92,12 @@ impl Run<'_> {
         let uploads = |s: &&Step| matches!(s.action, Action::Upload { .. });
         if let (Some(step), Some(package)) = (self.plan.steps.iter().find(uploads), self.package) {
             let remote = self.incoming(&package.id, "tar.gz");
-            let sent = self.send(step.id, &package.archive, &remote, package.archive_bytes).await;
-            sent.map_err(|failure| StepFailure { id: step.id, failure })?;
+            if let Err(failure) = self.send(step.id, &package.archive, &remote, package.archive_bytes).await {
+                // Nothing was unpacked: what was sent stays.
+                self.begun.retain(|id| *id == step.id);
+                self.task.emit(EventKind::StepFailed { step: step.id, reason: failure.problem.clone() });
+                return Err(StepFailure { id: step.id, failure });
+            }
         }
         self.fly(steps, last).await
     }
@@ -120,9 +130,9 @@ async fn difference(
     let made = task.controller.stock.delta(&base.package, package);
     // A near host takes all of it in less time than the difference takes to be found.
     let delta = match round_trip {
-        Some(time) if time >= FAR => made.await,
-        _ if package.archive_bytes >= ALWAYS => made.await,
+        Some(time) if time >= FAR || package.archive_bytes >= ALWAYS => made.await,
         Some(_) => made.now_or_never().flatten(),
+        // This machine: a copy is quicker.
         None => None,
     }?;
     tracing::debug!(bytes = delta.bytes, of = package.archive_bytes, base = base.id.short(), "sending the difference");

@@ -1,7 +1,7 @@
 //! Uploads to a host without sftp: a shell command reads the file from its input.
 
 use super::channel::MAX_WRITE;
-use super::resume::{ANSWER, Answer, Blocks, UNIT};
+use super::resume::{ANSWER, Answer, Blocks, UNIT, patience};
 use super::source::Source;
 use crate::session::{Connection, SshProcess};
 use crate::{Chunk, Exit, Output, Process as _, Progress, Sent, TransportError};
@@ -30,7 +30,7 @@ pub(super) async fn upload(
     let resumable = blocks.worth_asking(UNIT);
     let receive = if resumable {
         format!(
-            "{{ [ ! -f \"$f\" ] || {{ {}; }}; }} 2>/dev/null; echo .; read -r keep || exit; case $keep in \
+            "{{ [ ! -f \"$f\" ] || {{ {}; }}; }} 2>/dev/null; echo; echo .; read -r keep || exit; case $keep in \
              all) ;; \
              0) cat >\"$f\" ;; \
              *) dd if=/dev/null of=\"$f\" bs={UNIT} seek=\"$keep\" count=0 2>/dev/null || {{ echo 'cannot be cut to size' >&2; exit 1; }}; \
@@ -43,9 +43,13 @@ pub(super) async fn upload(
     let mut process = connection.start(&format!("{prepare} {receive}; }}")).await?;
     let mut from = 0;
     if resumable {
-        let answer = match hear(&mut process).await {
-            Ok(answer) => Answer::parse(&answer),
-            Err(output) => return Err(failed(connection, remote, &output)),
+        let answer = match tokio::time::timeout(patience(source.size()), hear(&mut process)).await {
+            Ok(Ok(answer)) => Answer::parse(&answer),
+            Ok(Err(output)) => return Err(failed(connection, remote, &output)),
+            Err(_) => {
+                let reason = "the host does not tell what of it is there".to_owned();
+                return Err(TransportError::Upload { path: remote.to_owned(), reason });
+            }
         };
         let ours = if blocks.worth_asking(answer.size) { source.sums(blocks.reached(answer.size)).await? } else { Vec::new() };
         let missing = blocks.missing(&answer, &ours);

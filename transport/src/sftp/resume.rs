@@ -9,6 +9,7 @@ use crate::{Exit, TransportError};
 use bytes::Bytes;
 use roadie_model::sh::quote;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Blocks are a multiple of this many bytes, and `dd` reads so many at once.
 pub(super) const UNIT: u64 = 1 << 20;
@@ -101,6 +102,11 @@ fn parse(line: &str) -> Option<Sum> {
     Some(sum)
 }
 
+/// How long a host may take for the digests of so many bytes: half a minute, and a second for each 4 MiB.
+pub(super) fn patience(bytes: u64) -> Duration {
+    Duration::from_secs(30 + (bytes >> 22))
+}
+
 /// What of `source` is missing in `remote`, which had `size` bytes; `None` when that cannot be told, or when the shell finds
 /// another file there than sftp did. Two round trips: a channel, an answer.
 pub(super) async fn check(
@@ -113,8 +119,10 @@ pub(super) async fn check(
     let command = format!("f={}; {}", quote(remote), blocks.question());
     // A host that runs no command for us has no say, but may well take the file.
     let Ok(process) = connection.start(&command).await else { return Ok(None) };
-    let (output, ours) = futures::join!(process.run(Bytes::new(), ANSWER), source.sums(blocks.reached(size)));
-    let (answer, ours) = (Answer::parse(&String::from_utf8_lossy(&output.stdout)), ours?);
+    let asked = tokio::time::timeout(patience(size), process.run(Bytes::new(), ANSWER));
+    let (output, ours) = futures::join!(asked, source.sums(blocks.reached(size)));
+    let (Ok(output), ours) = (output, ours?) else { return Ok(None) };
+    let answer = Answer::parse(&String::from_utf8_lossy(&output.stdout));
     let told = output.exit == Exit::Status(0) && answer.size == size;
     Ok(told.then(|| blocks.missing(&answer, &ours)))
 }
