@@ -51,6 +51,7 @@ step_id=0
 timers=0
 stopped=
 started_as=
+unit_load=
 NL='
 '
 reason=
@@ -411,8 +412,12 @@ service_facts() {
   life_of "$ROOT/current"
   if [ "$life" = systemd ]; then
     systemd_answers || return 0
-    sc show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null |
-      while IFS= read -r line; do fact "unit_state $line"; done
+    while IFS= read -r line; do
+      fact "unit_state $line"
+      case $line in LoadState=*) unit_load=${line#*=} ;; esac
+    done <<END
+$(sc show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null)
+END
     IFS=' ' read -r line _ </proc/uptime
     fact "uptime $line"
   else
@@ -460,15 +465,14 @@ out() { # prints standard input as output of the running step
 }
 
 unpack_archive() { # RELEASE PACKAGE SHA256
-  take_in "$2.tar.gz" "$3" || { rm -f "$S/incoming.gz"; return 1; }
-  err=$(gzip -dc <"$S/incoming.gz" 2>&1 >"$S/incoming.tar") || { rm -f "$S/incoming.gz" "$S/incoming.tar"; bad failed "cannot unpack: $err"; return 1; }
-  unpack_tar "$1"
+  take_in "$2.tar.gz" "$3" incoming.gz || return 1
+  unpack_tar "$1" -z incoming.gz
 }
 # The package made again from the files of an older release and a patch. Its id is the digest of its tar. What goes wrong here
 # makes the controller send all of it.
 unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   release=$1 package=$2 from=$ROOT/releases/$4 script=$5
-  take_in "$2.patch.gz" "$3" || { rm -f "$S/incoming.gz"; bad patch "$reason"; return 1; }
+  take_in "$2.patch.gz" "$3" incoming.gz || { bad patch "$reason"; return 1; }
   shift 5
   err=$(cd "$from" && gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" -- "$@" 2>&1 >"$S/incoming.tar")
   if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
@@ -476,19 +480,25 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
     bad patch "the patch does not fit release ${from##*/}${err:+: $err}"
     return 1
   fi
-  unpack_tar "$release"
+  unpack_tar "$release" '' incoming.tar
 }
-# What was sent, as $S/incoming.gz. Copied before it is verified: the login user could change its own file in between.
-take_in() { # FILE SHA256
-  err=$(cp "$INCOMING/$NAME.$1" "$S/incoming.gz" 2>&1) || { bad failed "$err"; return 1; }
-  incoming_is_ours || { bad failed "$INCOMING is a link"; return 1; }
+# The tar that the sftp server put together from what was sent and files of an older release.
+unpack_copied() { # RELEASE PACKAGE
+  take_in "$2.tar" "$2" incoming.tar || { bad patch "$reason"; return 1; }
+  unpack_tar "$1" '' incoming.tar
+}
+# What was sent, as $S/AS. Copied before it is verified: the login user could change its own file in between.
+take_in() { # FILE SHA256 AS
+  err=$(cp "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
+  incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   rm -f "$INCOMING/$NAME".*
-  [ "$(sha "$S/incoming.gz")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
+  [ "$(sha "$S/$3")" = "$2" ] || { rm -f "$S/$3"; bad integrity "the archive that arrived is not the one that was sent"; }
 }
-unpack_tar() { # RELEASE
+unpack_tar() { # RELEASE FLAG FILE
   tmp=$ROOT/releases/.tmp-$1
-  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar -xof "$S/incoming.tar" -C "$tmp" 2>&1) ||
+  # shellcheck disable=SC2086 # a flag or none
+  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) ||
     { bad failed "cannot unpack: $err"; rm -f "$S/incoming.gz" "$S/incoming.tar"; return 1; }
   rm -f "$S/incoming.gz" "$S/incoming.tar"
 }
@@ -533,7 +543,7 @@ seal() { # RELEASE PACKAGE VERSION
   dir=$ROOT/releases/$1
   if [ -d "$tmp" ]; then
     verify_tree "$tmp" || return 1
-    find "$tmp" -exec sync {} + || { bad failed "cannot sync $tmp"; return 1; }
+    sync_tree "$tmp" || { bad failed "cannot sync $tmp"; return 1; }
     put "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
 " && sync "$tmp" || { bad failed "cannot write $tmp/COMPLETE"; return 1; }
     if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
@@ -543,6 +553,16 @@ seal() { # RELEASE PACKAGE VERSION
   else
     verify_tree "$dir"
   fi
+}
+# Makes a folder and all in it durable. One call for the whole file system takes less time than one for each file, unless there is
+# much of others that waits to be written.
+sync_tree() { # DIR
+  waiting=0
+  while read -r key line _; do
+    case $key in Dirty:|Writeback:) waiting=$((waiting + line)) ;; esac
+  done 2>/dev/null </proc/meminfo
+  if [ $waiting -gt 0 ] && [ $waiting -lt 131072 ] && sync -f "$1" 2>/dev/null; then return 0; fi
+  find "$1" -exec sync {} +
 }
 record() { # RELEASE STATE [PACKAGE VERSION]
   package=${3:-}
@@ -689,12 +709,15 @@ install_unit() { # RELEASE
     return 0
   fi
   [ -d "$UNIT_DIR" ] || mkdir -p "$UNIT_DIR"
+  # What systemd has never seen it reads when it is started.
+  if [ -e "$UNIT_DIR/$UNIT" ]; then unit_load=; fi
   rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
     sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" && sync "$UNIT_DIR" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
   # Its link is what starts the service after a power cut: systemctl does not sync it.
   err=$(sc enable --quiet --no-reload "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
-  err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }
+  if [ "$unit_load" != not-found ]; then err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }; fi
+  unit_load=
   if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"; else sync "$UNIT_DIR"; fi
   if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
 }
@@ -787,9 +810,8 @@ boot_guard() {
     printf '[Unit]\nDescription=roadie: takes %s back when a deployment was not confirmed before the host went down\n' "$NAME"
     printf 'Before=%s\nRequiresMountsFor=%s\nConditionPathExists=%s\n' "$UNIT" "$S" "$S/guard"
     printf '\n[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=180\n'
-    for pair in "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=-; do
-      printf 'Environment="%s"\n' "$(printf %s "$pair" | sed 's/[\\"]/\\&/g; s/%/%%/g')"
-    done
+    printf '%s\n' "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- |
+      sed 's/[\\"]/\\&/g; s/%/%%/g; s/.*/Environment="&"/'
     printf 'ExecStart=/bin/sh %s boot\n\n[Install]\nWantedBy=%s\n' "$S/host.sh" "${WANTS%.wants}"
   )
   mkdir -p "$UNIT_DIR/$WANTS" && put "$UNIT_DIR/$BOOT_UNIT" 644 "$text
@@ -895,12 +917,12 @@ restart() {
   if [ -n "$takes_in" ]; then reload; return; fi
   if [ "$life" = systemd ]; then
     sc reset-failed "$UNIT" 2>/dev/null
-    if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
+    if run_unit restart; then tell_invocation; return; fi
     # 219: systemd itself could not make the cgroup, because the last one of that name was just going away.
     if [ "$(sc show "$UNIT" -p ExecMainStatus --value 2>/dev/null)" = 219 ]; then
       sleep 0.2
       sc reset-failed "$UNIT" 2>/dev/null
-      if err=$(sc restart "$UNIT" 2>&1); then tell_invocation; return; fi
+      if run_unit restart; then tell_invocation; return; fi
     fi
     why_failed
     return 1
@@ -908,8 +930,13 @@ restart() {
   simple_stop || return 1
   simple_start && tell_invocation
 }
+# An older systemd that was told of the unit by another one does not look for its file again.
+run_unit() { # VERB
+  err=$(sc "$1" "$UNIT" 2>&1) && return 0
+  case $err in *"not found"*) sc daemon-reload 2>/dev/null && err=$(sc "$1" "$UNIT" 2>&1) ;; *) return 1 ;; esac
+}
 reload() {
-  if err=$(sc reload-or-restart "$UNIT" 2>&1); then tell_invocation; return; fi
+  if run_unit reload-or-restart; then tell_invocation; return; fi
   why_failed
   last_words 5
   return 1

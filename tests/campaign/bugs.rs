@@ -26,7 +26,7 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "files are not synced before a release is published",
         patches: &[
-            (r#"find "$tmp" -exec sync {} + ||"#, r#":||"#),
+            (r#"sync_tree "$tmp" ||"#, r#": "$tmp" ||"#),
             (r#"  write "$1.new" "$2" "$3" && sync "$1.new" &&"#, r#"  write "$1.new" "$2" "$3" &&"#),
         ],
         fault: Fault::Power,
