@@ -46,6 +46,19 @@ pub struct Delta {
     pub sources: Vec<String>,
 }
 
+/// A part of a new file that stands in an old one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Which old file, counted from 0.
+    pub file: usize,
+    /// Where in that file, bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Where in the new file, bytes.
+    pub to: u64,
+}
+
 /// The content of `metadata.json`. Unknown fields are ignored, an unknown schema is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Metadata {

@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use roadie_model::package::Stretch;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -94,8 +95,8 @@ pub trait Session: Send + Sync {
     /// Runs `command` to its end with `stdin`, keeping at most `limit` bytes of each output (the rest is read and dropped).
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError>;
 
-    /// Opens what uploads need ahead of time, so that the first upload costs no extra round trip: one channel, or, when it will
-    /// be of so many `bytes`, all that it would use. Errors wait for the upload.
+    /// Opens what an upload needs ahead of time, so that the first one costs no extra round trip: one channel, or, when it will be
+    /// of so many `bytes`, up to four of those that it would use. Errors wait for the upload; what it does not use goes with it.
     async fn prepare_upload(&self, bytes: Option<u64>);
 
     /// Puts a local file at `remote` (relative to the login user's home, parent folders made with mode 0700), mode 0600. Large
@@ -106,6 +107,20 @@ pub trait Session: Send + Sync {
     ///
     /// The bytes are complete when this returns; whether they are durable and right is for the host to check.
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError>;
+
+    /// Whether the place can put stretches of its own files together: [`Session::copy_stretches`].
+    async fn copies_stretches(&self) -> bool {
+        false
+    }
+
+    /// Has the place copy `stretches` of `sources` into `remote`, which is there and keeps all else that it holds (the sftp
+    /// extension `copy-data`). Two round trips for up to 64 sources. Paths begin at the login user's home.
+    ///
+    /// What is at `remote` when this returns is for the host to check.
+    async fn copy_stretches(&self, sources: &[String], remote: &str, stretches: &[Stretch]) -> Result<(), TransportError> {
+        let _ = (sources, stretches);
+        Err(TransportError::Upload { path: remote.to_owned(), reason: "files are not copied here".into() })
+    }
 
     /// Connects to `host:port` as seen from the place (`127.0.0.1` is the place itself).
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError>;

@@ -12,6 +12,7 @@ use crate::ssh::{Client, LostReason};
 use crate::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use roadie_model::package::Stretch;
 use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig};
@@ -177,6 +178,14 @@ impl Session for SshSession {
 
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
         self.uploader.upload(local, remote, progress).await
+    }
+
+    async fn copies_stretches(&self) -> bool {
+        self.uploader.copies_stretches().await
+    }
+
+    async fn copy_stretches(&self, sources: &[String], remote: &str, stretches: &[Stretch]) -> Result<(), TransportError> {
+        self.uploader.copy_stretches(sources, remote, stretches).await
     }
 
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {

@@ -172,6 +172,18 @@ async fn channels_opened_ahead_are_used() {
         assert_eq!(session.round_trips() - before, 2);
         host.check();
         works(&session).await;
+
+        // What an upload does not use, because it is smaller than was thought, holds no places behind it.
+        let session = host.through(&relay).await;
+        works(&session).await;
+        session.prepare_upload(Some(20 * MIB)).await;
+        works(&session).await;
+        host.file(1000);
+        assert_eq!(host.upload(&session).await.unwrap().channels, 1);
+        let mut shells = Vec::new();
+        for _ in 0..7 {
+            shells.push(session.start("cat").await.unwrap());
+        }
     }
 }
 

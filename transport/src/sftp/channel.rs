@@ -22,6 +22,8 @@ const REQUEST_TIMEOUT_S: u64 = 600;
 const INIT_TIMEOUT_S: u64 = 20;
 /// With less than this free, a write that failed did so for want of space.
 const NEARLY_FULL: u64 = 1 << 20;
+/// Copies between open files, on the server: draft-ietf-secsh-filexfer-extensions-00, section 7.
+pub(super) const COPY_DATA: &str = "copy-data";
 /// The bits of a mode that say what kind of file it is, and those of a regular file and a symbolic link.
 const KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
@@ -32,6 +34,8 @@ pub(super) struct Sftp {
     pub(super) raw: RawSftpSession,
     /// Bytes per write.
     pub(super) write: usize,
+    /// It has `copy-data` (OpenSSH 9.0 and later).
+    pub(super) copies: bool,
 }
 
 /// The answer to opening a file for writing.
@@ -75,15 +79,18 @@ impl Sftp {
             all = opened => all,
             _ = ended => return None,
         };
-        if let Err(error) = version {
-            tracing::debug!(%error, "no sftp here, uploads go through a shell");
-            return None;
-        }
+        let version = match version {
+            Ok(version) => version,
+            Err(error) => {
+                tracing::debug!(%error, "no sftp here, uploads go through a shell");
+                return None;
+            }
+        };
         connection.link.heard(begun, 1);
         raw.set_timeout(REQUEST_TIMEOUT_S);
         let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
         let write = usize::try_from(allowed.unwrap_or(SAFE_WRITE)).unwrap_or(MAX_WRITE).min(MAX_WRITE);
-        Some((Self { raw, write }, then))
+        Some((Self { raw, write, copies: version.extensions.contains_key(COPY_DATA) }, then))
     }
 
     /// Sends a change of a file's size or permissions and waits for the answer.

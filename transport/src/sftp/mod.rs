@@ -1,11 +1,13 @@
 //! Uploads over SFTP: a deep write pipeline over one channel or several, with CLOSE right behind the last write. What an earlier
-//! upload left is kept. Without sftp: a command reads the file from its input.
+//! upload left is kept. Without sftp: a command reads the file from its input. Where the server can, it also puts a file together
+//! from others that it has.
 
 use crate::link::WINDOW;
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
 use channel::{Found, Opened, Sftp};
 use job::{Failure, Job};
+use roadie_model::package::Stretch;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
 use source::Source;
@@ -17,6 +19,7 @@ use std::time::Instant;
 use tokio::sync::OnceCell;
 
 mod channel;
+mod copying;
 mod exec;
 mod job;
 mod resume;
@@ -29,6 +32,9 @@ use spare::Spares;
 const ALONE: u64 = 16 << 20;
 /// Bytes under way on each of several: what sshd takes at once. More would be stuck there while other channels are through.
 const SHARED: u64 = WINDOW;
+
+/// Channels that are opened ahead at most: commands of other services want places too.
+const AHEAD: usize = 4;
 
 /// What came of making a file.
 type Created = Result<Opened, SftpError>;
@@ -68,7 +74,7 @@ impl Opening {
 /// Uploads of one session.
 pub(crate) struct Uploader {
     opening: Arc<Opening>,
-    spares: Arc<Spares>,
+    spares: Spares,
     /// Folders known to exist.
     folders: Mutex<HashSet<String>>,
 }
@@ -76,7 +82,7 @@ pub(crate) struct Uploader {
 impl Uploader {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         let heard = Arc::new(AtomicU64::new(0));
-        let spares = Arc::new(Spares::new(connection.clone(), heard.clone()));
+        let spares = Spares::new(connection.clone(), heard.clone());
         let (sftp, started) = (OnceCell::new(), AtomicBool::new(false));
         Self { opening: Arc::new(Opening { connection, sftp, heard, started }), spares, folders: Mutex::default() }
     }
@@ -84,12 +90,10 @@ impl Uploader {
     /// Opens the channels in the background, once.
     pub(crate) fn prepare(&self, bytes: Option<u64>) {
         if !self.opening.started.swap(true, Ordering::Relaxed) {
-            let (opening, spares) = (self.opening.clone(), self.spares.clone());
+            let opening = self.opening.clone();
             tokio::spawn(async move { opening.get().await.is_some() });
-            let connection = &self.opening.connection;
-            if let Some(bytes) = bytes {
-                spares.prepare(connection.link.channels(bytes) - 1);
-            }
+            let wanted = bytes.map_or(1, |bytes| self.opening.connection.link.channels(bytes));
+            self.spares.prepare(wanted.min(AHEAD) - 1);
         }
     }
 
@@ -109,6 +113,7 @@ impl Uploader {
         let missing = self.missing(remote);
         let first = self.first(&job, remote, &missing, channels > 1);
         let done = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing))).await;
+        self.spares.let_go();
         let done = match done {
             Ok(()) => self.verify(&job, remote).await,
             Err(failure) => Err(failure),
@@ -122,6 +127,30 @@ impl Uploader {
                 None => channel::unexplained(connection, remote, &error),
             }),
         }
+    }
+
+    /// Whether the server has `copy-data`.
+    pub(crate) async fn copies_stretches(&self) -> bool {
+        self.opening.get().await.is_some_and(|sftp| sftp.copies)
+    }
+
+    /// A round trip for the files of each batch, and one for what is copied of them.
+    pub(crate) async fn copy_stretches(
+        &self,
+        sources: &[String],
+        remote: &str,
+        stretches: &[Stretch],
+    ) -> Result<(), TransportError> {
+        let connection = &self.opening.connection;
+        let there = |error| channel::unexplained(connection, remote, &error);
+        let Some(sftp) = self.opening.get().await.filter(|sftp| sftp.copies) else {
+            return Err(there(SftpError::UnexpectedBehavior("its sftp server does not copy".into())));
+        };
+        for (files, taken) in copying::batches(stretches) {
+            connection.round_trips.add(2);
+            copying::copy(&sftp.raw, sources, remote, &files, &taken).await.map_err(there)?;
+        }
+        Ok(())
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.

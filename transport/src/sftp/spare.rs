@@ -35,6 +35,13 @@ impl Spares {
         }));
     }
 
+    /// Gives back the places of channels that no upload has used.
+    pub(super) fn let_go(&self) {
+        for unused in self.ready.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            unused.abort();
+        }
+    }
+
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
     /// bytes that it has taken fails the upload.
     pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str]) -> Result<(), Failure> {
