@@ -87,6 +87,10 @@ pub struct RolloutArgs {
     /// Leave out hosts that cannot be reached, instead of changing none
     #[arg(long)]
     pub skip_unreachable: bool,
+    /// Send packages to one host, which passes them on to the others: for slow uplinks. Hosts have to reach each other, and the
+    /// network between them sees what the packages hold
+    #[arg(long)]
+    pub pass_on: bool,
 }
 
 /// In what order hosts are taken.
@@ -122,7 +126,13 @@ impl RolloutArgs {
             OnFailureArg::Hold => OnFailure::Hold,
             OnFailureArg::RollbackAll => OnFailure::RollbackAll,
         });
-        Rollout { strategy, max_failures: self.max_failures, on_failure, skip_unreachable: self.skip_unreachable }
+        Rollout {
+            strategy,
+            max_failures: self.max_failures,
+            on_failure,
+            skip_unreachable: self.skip_unreachable,
+            pass_on: self.pass_on,
+        }
     }
 }
 

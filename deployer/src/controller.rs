@@ -7,10 +7,11 @@ use crate::logs::{self, ExecResult, LogQuery, LogSink};
 use crate::mesh::{self, MeshReport, MeshWork};
 use crate::request::{Group, TaskReport};
 use crate::rollout;
+use crate::run::passing::Passing;
 use crate::stock::{NoStock, Stock};
 use roadie_model::definition::{Definition, Host, OnFailure, Service, Strategy};
 use roadie_model::event::{Event, EventKind, HostReport};
-use roadie_model::id::{HostName, ServiceName};
+use roadie_model::id::{HostName, PackageId, ServiceName};
 use roadie_model::outcome::Outcome;
 use roadie_transport::Session;
 use std::collections::HashMap;
@@ -34,6 +35,8 @@ pub struct Rollout {
     pub on_failure: Option<OnFailure>,
     /// Hosts that cannot be reached are left out instead of stopping it all, and nobody waits for them.
     pub skip_unreachable: bool,
+    /// The first host passes packages on to the others, which have to reach it. What passes between them is not encrypted.
+    pub pass_on: bool,
 }
 
 /// How runs are done.
@@ -103,6 +106,9 @@ pub struct Controller {
     replaced: Mutex<HashMap<HostName, String>>,
     pub(crate) permits: Semaphore,
     pub(crate) stock: Arc<dyn Stock>,
+    /// Packages that were asked back from hosts, and whether they came.
+    fetched: Mutex<HashMap<PackageId, Arc<OnceCell<bool>>>>,
+    pub(crate) passing: Passing,
 }
 
 impl Controller {
@@ -118,6 +124,8 @@ impl Controller {
             replaced: Mutex::default(),
             permits,
             stock: Arc::new(NoStock),
+            fetched: Mutex::default(),
+            passing: Passing::default(),
         }
     }
 
@@ -201,6 +209,7 @@ impl Controller {
 
     /// Says goodbye to all hosts.
     pub async fn close(&self) {
+        self.passing.end();
         let slots: Vec<Slot> = self.slots().drain().map(|(_, slot)| slot).collect();
         for slot in slots {
             if let Some(Ok(session)) = slot.get() {
@@ -238,6 +247,11 @@ impl Controller {
 
     fn slot(&self, host: &Host) -> Slot {
         self.slots().entry(host.name.clone()).or_default().clone()
+    }
+
+    /// Set by whoever fetches this package from a host first; the others wait for it.
+    pub(crate) fn fetched(&self, package: &PackageId) -> Arc<OnceCell<bool>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).entry(package.clone()).or_default().clone()
     }
 
     /// Opens another connection to `host` and closes it again: whether it still lets us in.

@@ -13,7 +13,7 @@ use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
 use roadie_model::id::ReleaseId;
 use roadie_model::outcome::Outcome;
-use roadie_model::package::Package;
+use roadie_model::package::{Means, Package};
 use roadie_model::plan::{Action, HostPlan, Undo};
 use roadie_planner as planner;
 use roadie_transport::Session;
@@ -277,7 +277,8 @@ impl Task<'_> {
         }
         for package in packages.clone() {
             let (stock, last) = (self.controller.stock.clone(), last.clone());
-            tokio::spawn(async move { stock.delta(&last, &package).await.is_some() });
+            // By what nearly all hosts have.
+            tokio::spawn(async move { stock.delta(&last, &package, Means::Perl).await.is_some() });
         }
     }
 
@@ -292,10 +293,12 @@ impl Task<'_> {
         if let Verb::Deploy { packages, .. } = verb
             && !self.has_one_of(packages)
         {
-            // Opened while the host is observed: an upload then costs no extra round trip. One channel: further ones would take
-            // the places of other services' shells on the same connection.
+            // Opened while the host is observed: an upload then costs no extra round trip. Where an older package is known it will
+            // likely be a difference, which is small.
+            let all = packages.iter().map(|p| p.archive_bytes).max();
+            let bytes = all.filter(|_| self.controller.stock.last(&self.service.name, &self.host.name).is_none());
             let session = session.clone();
-            tokio::spawn(async move { session.prepare_upload(None).await });
+            tokio::spawn(async move { session.prepare_upload(bytes).await });
         }
         let (shell, facts) = match self.observe_when_free(session, !verb.reads_only(), &self.looks_for(verb), wait).await {
             Ok(both) => both,

@@ -302,7 +302,7 @@ pub fn one_shot(service: &Service, script: &str) -> String {
 }
 
 /// A tag that output of services and setup cannot guess.
-fn tag() -> String {
+pub fn tag() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("@roadie-{:016x}{:016x}", random(), random())

@@ -33,17 +33,28 @@ pub struct Package {
     pub setup: String,
 }
 
-/// A patch that makes one package from another, on a host that has the other unpacked.
+/// How a host can make one package from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Means {
+    /// perl applies a patch: `templates/patch.pl`.
+    Perl,
+    /// gzip lays down what is new, then the sftp server copies stretches of old files into the holes (`copy-data`).
+    Copies,
+}
+
+/// What makes one package from another, on a host that has the other unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
-    /// The patch, gzip, as `templates/patch.pl` reads it.
+    /// What is sent, gzip: a patch, or with `stretches` the new package's tar with zeros where they belong.
     pub file: PathBuf,
     /// sha256 of that file, hex.
     pub sha256: String,
     /// Bytes of that file.
     pub bytes: u64,
-    /// The old side: paths in the old release, in the order in which the patch counts them.
+    /// The old side: paths in the old release, in the order in which the patch or the stretches count them.
     pub sources: Vec<String>,
+    /// What is copied into the tar, in its order and without overlaps. Never empty for [`Means::Copies`], always for a patch.
+    pub stretches: Vec<Stretch>,
 }
 
 /// A part of a new file that stands in an old one.

@@ -3,6 +3,7 @@
 //! cargo is always asked, never skipped; what is cached is everything behind it, keyed by content. A package's id is the sha256
 //! of its uncompressed canonical tar: the gzip around it is transport, and may change. Nothing here knows hosts.
 
+mod adopt;
 mod archive;
 mod cargo;
 mod command;

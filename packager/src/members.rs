@@ -195,7 +195,7 @@ fn canonical(metadata: &Metadata) -> Vec<u8> {
 }
 
 /// The same members in the same order give the same key: then the archive is known without making it.
-fn action_key(members: &[Member]) -> String {
+pub fn action_key(members: &[Member]) -> String {
     let mut hash = Sha256::new();
     hash.update(b"roadie-action/1\n");
     for m in members {
@@ -241,6 +241,11 @@ impl Texts {
 
 fn setup_member(setup: &str) -> &str {
     if setup.is_empty() { "#!/bin/sh\n# Nothing to set up.\n" } else { setup }
+}
+
+/// What an index says of setup when this is the member.
+pub fn setup_of(member: &str) -> String {
+    if member == setup_member("") { String::new() } else { member.to_owned() }
 }
 
 /// The first member that an index says something else of than the archive does.

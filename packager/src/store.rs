@@ -49,6 +49,14 @@ pub enum StoreError {
         /// In what way.
         reason: String,
     },
+    /// What came from elsewhere is not it. Nothing was stored.
+    #[error("these files are not package {id}: {reason}")]
+    Foreign {
+        /// Which.
+        id: String,
+        /// In what way.
+        reason: String,
+    },
     /// Its bytes are not what its name says. It was set aside.
     #[error("package {id} is damaged ({reason}); it was set aside")]
     Damaged {
@@ -66,6 +74,7 @@ impl StoreError {
             StoreError::Io { .. } => "check space and permissions; ROADIE_STORE names another folder".into(),
             StoreError::Missing { .. } | StoreError::Ambiguous { .. } => "`roadie packages ls` shows what there is".into(),
             StoreError::Note { .. } => "remove the file; `roadie pack` writes another".into(),
+            StoreError::Foreign { .. } => "deploy the package as a whole".into(),
             StoreError::Damaged { .. } => "run `roadie pack` to make it again".into(),
         })
     }
@@ -134,7 +143,7 @@ impl Store {
     }
 
     /// Whether there is such a package; nothing of it is read.
-    pub(crate) fn has(&self, id: &PackageId) -> bool {
+    pub fn has(&self, id: &PackageId) -> bool {
         self.object(id, "json").exists()
     }
 

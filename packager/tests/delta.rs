@@ -192,9 +192,9 @@ fn copies_make_the_new_side() {
         assert_eq!(found.length, new.len() as u64);
         let mut made = Vec::new();
         found.write_with_holes(&mut made).expect("writes");
-        let copied: u64 = found.copies.iter().map(|copy| copy.length).sum();
+        let copied: u64 = found.stretches.iter().map(|copy| copy.length).sum();
         assert_eq!(copied + found.literals.len() as u64, found.length, "turn {turn}");
-        for copy in &found.copies {
+        for copy in &found.stretches {
             let place = |offset: u64| usize::try_from(offset).expect("fits");
             let source = std::fs::read(&files[copy.file]).expect("reads");
             let hole = &mut made[place(copy.to)..place(copy.to + copy.length)];
@@ -203,7 +203,7 @@ fn copies_make_the_new_side() {
         }
         assert!(made == new, "turn {turn}");
         if turn == 3 {
-            assert!(found.literals.is_empty() && !found.copies.is_empty());
+            assert!(found.literals.is_empty() && !found.stretches.is_empty());
         }
     }
 }

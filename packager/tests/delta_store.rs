@@ -1,11 +1,10 @@
 //! Patches between packages of a store: the release's files are enough, one is encoded for all, and what is damaged or left
 //! behind goes.
 
-use roadie_model::package::Delta;
-use roadie_model::package::Package;
+use roadie_model::package::{Delta, Means, Package};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
-use roadie_packager::delta::{encode, encode_copies};
+use roadie_packager::delta::encode;
 use roadie_packager::{BuildEnv, Limits, Packager, Store};
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -72,6 +71,10 @@ fn make(old: &Package, delta: &Delta, folder: &Path) -> Vec<u8> {
     perl.stdout
 }
 
+fn gunzipped(file: &Path) -> Vec<u8> {
+    Command::new("gzip").arg("-dc").arg(file).output().expect("gzip").stdout
+}
+
 fn sha256(bytes: &[u8]) -> String {
     let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
     child.stdin.take().expect("pipe").write_all(bytes).expect("writes");
@@ -83,23 +86,22 @@ fn sha256(bytes: &[u8]) -> String {
 async fn the_old_release_and_the_patch_give_the_new_package() {
     let place = Place::new();
     let (old, new) = place.two().await;
-    let delta = place.store.delta(&old.id, &new.id).expect("encodes").expect("is worth it");
+    let delta = place.store.delta(&old.id, &new.id, Means::Perl).expect("encodes").expect("is worth it");
     assert!(delta.bytes < 4000, "{} bytes", delta.bytes);
     assert_eq!(sha256(&std::fs::read(&delta.file).expect("reads")), delta.sha256);
     assert_eq!(delta.sources[0], "metadata.json");
     let release = tempfile::tempdir().expect("temp");
     assert_eq!(sha256(&make(&old, &delta, release.path())), new.id.as_str());
 
-    let (sources, copies) = encode_copies(&old, &new, 2).expect("finds").expect("is worth it");
-    assert_eq!(sources, delta.sources);
-    assert!(copies.wire < 4000, "{} bytes", copies.wire);
-    let mut tar = Vec::new();
-    copies.write_with_holes(&mut tar).expect("writes");
-    for copy in &copies.copies {
+    let copied = place.store.delta(&old.id, &new.id, Means::Copies).expect("encodes").expect("is worth it");
+    assert_eq!(copied.sources, delta.sources);
+    assert!(copied.bytes < 4000 && delta.stretches.is_empty(), "{} bytes", copied.bytes);
+    let mut tar = gunzipped(&copied.file);
+    for stretch in &copied.stretches {
         let place = |offset: u64| usize::try_from(offset).expect("fits");
-        let source = std::fs::read(release.path().join(&sources[copy.file])).expect("reads");
-        let bytes = &source[place(copy.offset)..place(copy.offset + copy.length)];
-        tar[place(copy.to)..place(copy.to + copy.length)].copy_from_slice(bytes);
+        let source = std::fs::read(release.path().join(&copied.sources[stretch.file])).expect("reads");
+        let bytes = &source[place(stretch.offset)..place(stretch.offset + stretch.length)];
+        tar[place(stretch.to)..place(stretch.to + stretch.length)].copy_from_slice(bytes);
     }
     assert_eq!(sha256(&tar), new.id.as_str());
 }
@@ -109,22 +111,22 @@ async fn what_is_not_worth_it_is_none() {
     let place = Place::new();
     let (old, new) = place.two().await;
     let other = place.pack(&noise(300_000)[150_000..], "aarch64-unknown-linux-gnu").await;
-    assert_eq!(place.store.delta(&old.id, &other.id).expect("looks"), None, "another target");
+    assert_eq!(place.store.delta(&old.id, &other.id, Means::Perl).expect("looks"), None, "another target");
     let mut random = noise(300_000);
     random.reverse();
     let strange = place.pack(&random, TARGET).await;
-    assert_eq!(place.store.delta(&old.id, &strange.id).expect("looks"), None, "nothing in common");
-    assert_eq!(place.store.delta(&old.id, &strange.id).expect("looks"), None, "and the same again");
+    assert_eq!(place.store.delta(&old.id, &strange.id, Means::Perl).expect("looks"), None, "nothing in common");
+    assert_eq!(place.store.delta(&old.id, &strange.id, Means::Perl).expect("looks"), None, "and the same again");
     let mut large = new.clone();
     large.metadata.files[0].size = 600 << 20;
     let file = place.folder.path().join("patch");
-    assert_eq!(encode(&old, &large, &file, 1).expect("looks"), None, "too large");
+    assert_eq!(encode(&old, &large, &file, 1, Means::Perl).expect("looks"), None, "too large");
     let mut lying = new.clone();
     lying.archive_bytes = 1;
-    assert_eq!(encode(&old, &lying, &file, 1).expect("looks"), None, "larger than the archive");
+    assert_eq!(encode(&old, &lying, &file, 1, Means::Perl).expect("looks"), None, "larger than the archive");
     let mut absent = old.clone();
     absent.metadata.files[0].path = "bin/none".into();
-    assert!(encode(&absent, &new, &file, 1).expect_err("refused").to_string().contains("bin/none"));
+    assert!(encode(&absent, &new, &file, 1, Means::Perl).expect_err("refused").to_string().contains("bin/none"));
 }
 
 #[tokio::test]
@@ -132,7 +134,11 @@ async fn many_callers_share_one_patch() {
     let place = Place::new();
     let (old, new) = place.two().await;
     let ask = || {
-        let delta = Store::open(place.store.root()).expect("opens").delta(&old.id, &new.id).expect("encodes").expect("worth it");
+        let delta = Store::open(place.store.root())
+            .expect("opens")
+            .delta(&old.id, &new.id, Means::Perl)
+            .expect("encodes")
+            .expect("worth it");
         (std::fs::metadata(&delta.file).expect("there").ino(), delta.sha256)
     };
     let answers: BTreeSet<(u64, String)> = std::thread::scope(|scope| {
@@ -147,7 +153,7 @@ async fn many_callers_share_one_patch() {
 async fn a_damaged_patch_is_made_again() {
     let place = Place::new();
     let (old, new) = place.two().await;
-    let first = place.store.delta(&old.id, &new.id).expect("encodes").expect("worth it");
+    let first = place.store.delta(&old.id, &new.id, Means::Perl).expect("encodes").expect("worth it");
     let note = first.file.with_extension("json");
     type Damage = fn(&Path, &Path);
     let damages: [Damage; 4] = [
@@ -166,7 +172,7 @@ async fn a_damaged_patch_is_made_again() {
     ];
     for damage in damages {
         damage(&first.file, &note);
-        let again = place.store.delta(&old.id, &new.id).expect("encodes").expect("worth it");
+        let again = place.store.delta(&old.id, &new.id, Means::Perl).expect("encodes").expect("worth it");
         assert_eq!(again, first);
         assert_eq!(sha256(&std::fs::read(&again.file).expect("reads")), first.sha256);
     }
@@ -176,11 +182,11 @@ async fn a_damaged_patch_is_made_again() {
 async fn gc_takes_patches_of_packages_that_are_gone() {
     let place = Place::new();
     let (old, new) = place.two().await;
-    place.store.delta(&old.id, &new.id).expect("encodes").expect("worth it");
+    place.store.delta(&old.id, &new.id, Means::Perl).expect("encodes").expect("worth it");
     place.store.gc(Limits::default(), false).expect("sweeps");
     assert_eq!(place.files().len(), 2, "both packages are there");
     let removed = place.store.gc(Limits { keep: Some(1), ..Limits::default() }, false).expect("sweeps");
     assert_eq!(removed.len(), 1);
     assert_eq!(place.files(), Vec::<PathBuf>::new());
-    assert!(place.store.delta(&old.id, &new.id).is_err(), "one of them is gone");
+    assert!(place.store.delta(&old.id, &new.id, Means::Perl).is_err(), "one of them is gone");
 }

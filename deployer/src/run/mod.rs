@@ -1,5 +1,7 @@
 //! Runs a plan on one host: flights of steps down, frames back up, and on a failure the undo list newest first.
 
+mod fetch;
+pub mod passing;
 mod upload;
 
 use self::upload::Way;

@@ -1,6 +1,7 @@
 //! How a package gets to a host: as the difference from one that is there, or whole. Any doubt, and all of it is sent.
 
-use super::{Run, StepFailure};
+use super::passing::Turn;
+use super::{Run, StepFailure, fetch};
 use crate::engine::Task;
 use crate::failure::Failure;
 use crate::shell::Stage;
@@ -9,9 +10,12 @@ use roadie_model::event::EventKind;
 use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::{PackageId, ReleaseId};
 use roadie_model::outcome::Outcome;
-use roadie_model::package::{Delta, Package};
+use roadie_model::package::{Delta, Means, Package};
 use roadie_model::plan::{Action, HostPlan, Step, StepId};
+use roadie_model::sh::quote;
+use roadie_transport::{Exit, Session};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Makes a package out of the files of an older one and a patch.
@@ -25,12 +29,32 @@ const ALWAYS: u64 = 64 << 20;
 /// A difference that takes longer to find is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Bytes of an error message that are read.
+const MAX_WORDS: usize = 4 << 10;
+
 /// How the package of a run travels.
 pub enum Way {
     /// All of it.
     Whole,
     /// The difference from the package of this release.
-    Patch(ReleaseId, Delta),
+    Patch(ReleaseId, Arc<Delta>),
+}
+
+/// A file to be sent.
+struct Parcel<'p> {
+    file: &'p Path,
+    sha256: &'p str,
+    bytes: u64,
+}
+
+impl<'p> Parcel<'p> {
+    fn whole(package: &'p Package) -> Self {
+        Self { file: &package.archive, sha256: &package.archive_sha256, bytes: package.archive_bytes }
+    }
+
+    fn of(delta: &'p Delta) -> Self {
+        Self { file: &delta.file, sha256: &delta.sha256, bytes: delta.bytes }
+    }
 }
 
 impl Run<'_> {
@@ -40,16 +64,15 @@ impl Run<'_> {
             return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
         };
         // It may have to be found first: the host is told meanwhile that we are there.
-        let finding = difference(self.task, self.plan, self.session.round_trip_time(), package);
         let found = tokio::select! {
-            found = tokio::time::timeout(PATIENCE, finding) => found.ok().flatten(),
+            found = difference(self.task, self.plan, &self.session, package) => found,
             failure = self.shell.beats() => return Err(failure),
             () = self.task.controller.cancel.reached(1) => {
                 return Err(Failure::new(Outcome::Interrupted, "interrupted before the upload"));
             }
         };
         if let Some((base, delta)) = found {
-            match self.send(id, &delta.file, &self.incoming(&package.id, "patch.gz"), delta.bytes).await {
+            match self.send_difference(id, &base, &delta, package).await {
                 Ok(()) => {
                     self.way = Way::Patch(base, delta);
                     return Ok(());
@@ -59,20 +82,63 @@ impl Run<'_> {
                 Err(failure) => self.task.warn(format!("{}; sending the whole package", failure.problem)),
             }
         }
-        self.send(id, &package.archive, &self.incoming(&package.id, "tar.gz"), package.archive_bytes).await
+        self.send(id, &Parcel::whole(package), &self.incoming(&package.id, "tar.gz")).await
     }
 
-    async fn send(&mut self, id: StepId, file: &Path, remote: &str, total: u64) -> Result<(), Failure> {
-        let task = self.task;
-        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
-        let sent = tokio::select! {
-            result = self.session.upload(file, remote, &progress) => result.map_err(Failure::transport)?,
-            failure = self.shell.beats() => return Err(failure),
+    /// Sends a patch; or what is new, which the host's sftp server then completes from what is there.
+    async fn send_difference(&mut self, id: StepId, base: &ReleaseId, delta: &Delta, package: &Package) -> Result<(), Failure> {
+        if delta.stretches.is_empty() {
+            return self.send(id, &Parcel::of(delta), &self.incoming(&package.id, "patch.gz")).await;
+        }
+        let (holes, tar) = (self.incoming(&package.id, "holes.gz"), self.incoming(&package.id, "tar"));
+        self.send(id, &Parcel::of(delta), &holes).await?;
+        let release = format!("{}/releases/{base}", self.plan.assumes.root);
+        let sources: Vec<String> = delta.sources.iter().map(|path| format!("{release}/{path}")).collect();
+        let session = self.session.clone();
+        let complete = async {
+            lay_down(&session, &holes, &tar).await?;
+            session.copy_stretches(&sources, &tar, &delta.stretches).await.map_err(Failure::transport)
+        };
+        tokio::select! {
+            result = complete => result,
+            failure = self.shell.beats() => Err(failure),
             () = self.task.controller.cancel.reached(1) => {
+                Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"))
+            }
+        }
+    }
+
+    async fn send(&mut self, id: StepId, parcel: &Parcel<'_>, remote: &str) -> Result<(), Failure> {
+        let (task, session) = (self.task, self.session.clone());
+        let Parcel { file, sha256, bytes: total } = *parcel;
+        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
+        let passes = task.controller.options.rollout.pass_on && task.service.hosts.len() > 1 && self.plan.assumes.has_perl;
+        let arrive = async {
+            let mut first = None;
+            if passes {
+                match task.controller.passing.turn(sha256) {
+                    Turn::First(turn) => first = Some(turn),
+                    Turn::Next(next) => {
+                        if next.take(&session, remote, total, sha256).await {
+                            return Ok(0);
+                        }
+                    }
+                }
+            }
+            let sent = session.upload(file, remote, &progress).await.map_err(Failure::transport)?;
+            if let Some(first) = first {
+                first.give(&session, remote, &task.host.address).await;
+            }
+            Ok(sent.bytes)
+        };
+        let sent = tokio::select! {
+            result = arrive => result?,
+            failure = self.shell.beats() => return Err(failure),
+            () = task.controller.cancel.reached(1) => {
                 return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
             }
         };
-        self.sent_bytes += sent.bytes;
+        self.sent_bytes += sent;
         Ok(())
     }
 
@@ -92,7 +158,7 @@ impl Run<'_> {
         let uploads = |s: &&Step| matches!(s.action, Action::Upload { .. });
         if let (Some(step), Some(package)) = (self.plan.steps.iter().find(uploads), self.package) {
             let remote = self.incoming(&package.id, "tar.gz");
-            if let Err(failure) = self.send(step.id, &package.archive, &remote, package.archive_bytes).await {
+            if let Err(failure) = self.send(step.id, &Parcel::whole(package), &remote).await {
                 // Nothing was unpacked: what was sent stays.
                 self.begun.retain(|id| *id == step.id);
                 self.task.emit(EventKind::StepFailed { step: step.id, reason: failure.problem.clone() });
@@ -106,6 +172,8 @@ impl Run<'_> {
         let package = self.plan.package.as_ref().map_or("", |p| p.as_str());
         match &self.way {
             Way::Whole => stage.step(id, "unpack_archive", &[release.as_str(), package, sha256]),
+            // The login user put it together: it is checked like all else that arrives.
+            Way::Patch(_, delta) if !delta.stretches.is_empty() => stage.step(id, "unpack_copied", &[release.as_str(), package]),
             Way::Patch(base, delta) => {
                 let mut words = vec![release.as_str(), package, &delta.sha256, base.as_str(), PATCH_SCRIPT];
                 words.extend(delta.sources.iter().map(String::as_str));
@@ -115,27 +183,54 @@ impl Run<'_> {
     }
 }
 
-/// The release whose package the new one is made from, and the patch.
+/// Unpacks `holes` to `tar`, both below the login user's home.
+async fn lay_down(session: &Arc<dyn Session>, holes: &str, tar: &str) -> Result<(), Failure> {
+    let (holes, tar) = (quote(holes), quote(tar));
+    let command = format!("umask 077; rm -f {tar} && gzip -dc <{holes} >{tar} && rm -f {holes}");
+    let output = session.run(&command, bytes::Bytes::new(), MAX_WORDS).await.map_err(Failure::transport)?;
+    match output.exit {
+        Exit::Status(0) => Ok(()),
+        Exit::Lost => Err(Failure::lost("connection closed".into())),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr).lines().map(crate::shell::sanitise).collect::<Vec<_>>().join(" ");
+            Err(Failure::new(Outcome::FailedUnchanged, format!("the host could not unpack what is new: {said}")))
+        }
+    }
+}
+
+/// The release whose package the new one is made from, and what makes it.
 async fn difference(
     task: &Task<'_>,
     plan: &HostPlan,
-    round_trip: Option<Duration>,
+    session: &Arc<dyn Session>,
     package: &Package,
-) -> Option<(ReleaseId, Delta)> {
+) -> Option<(ReleaseId, Arc<Delta>)> {
     let facts = &plan.assumes;
-    if !facts.has_perl {
-        return None;
-    }
     let base = best_base(facts.current.as_ref(), &facts.releases)?;
-    let made = task.controller.stock.delta(&base.package, package);
+    // To this machine a copy is quicker.
+    let round_trip = session.round_trip_time()?;
+    let means = if facts.has_perl {
+        Means::Perl
+    } else if session.copies_stretches().await {
+        Means::Copies
+    } else {
+        return None;
+    };
+    let made = task.controller.stock.delta(&base.package, package, means);
     // A near host takes all of it in less time than the difference takes to be found.
-    let delta = match round_trip {
-        Some(time) if time >= FAR || package.archive_bytes >= ALWAYS => made.await,
-        Some(_) => made.now_or_never().flatten(),
-        // This machine: a copy is quicker.
-        None => None,
-    }?;
-    tracing::debug!(bytes = delta.bytes, of = package.archive_bytes, base = base.id.short(), "sending the difference");
+    let delta = if round_trip < FAR && package.archive_bytes < ALWAYS {
+        made.now_or_never().flatten()?
+    } else {
+        fetch::package_of(task, session, &facts.root, base).await.then_some(())?;
+        tokio::time::timeout(PATIENCE, made).await.ok().flatten()?
+    };
+    tracing::debug!(
+        bytes = delta.bytes,
+        stretches = delta.stretches.len(),
+        of = package.archive_bytes,
+        base = base.id.short(),
+        "sending the difference"
+    );
     Some((base.id.clone(), delta))
 }
 

@@ -1,19 +1,19 @@
 //! Patches in the store, so that any number of hosts and processes share one.
 //!
-//! `deltas/<old>-<new>.gz` is the patch and `.json` beside it says what it is, or that there is none worth sending; it is written
-//! last. `.lock` is held by the one who encodes.
+//! `deltas/<old>-<new>.<means>.gz` is what is sent and `.json` beside it says what it is, or that there is none worth sending; it
+//! is written last. `.lock` is held by the one who encodes.
 
 use super::encode;
 use crate::archive;
 use crate::store::{Store, StoreError};
 use roadie_model::id::PackageId;
-use roadie_model::package::Delta;
+use roadie_model::package::{Delta, Means};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Part of each note: patches of another form are made again.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FOLDER: &str = "deltas";
 /// More threads than that do not make the encoding faster.
 const THREADS: usize = 8;
@@ -25,41 +25,41 @@ struct Note {
 }
 
 impl Store {
-    /// The patch from one package to another, encoded unless it was before. `None` where the archive is the better way. Callers
-    /// that ask for the same one, in this process or another, wait for the first.
+    /// What makes one package from another by `means`, encoded unless it was before. `None` where the archive is the better way.
+    /// Callers that ask for the same one, in this process or another, wait for the first.
     ///
     /// It blocks: it reads both packages and computes.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Damaged`] for either package, [`StoreError::Io`] for the rest.
-    pub fn delta(&self, old: &PackageId, new: &PackageId) -> Result<Option<Delta>, StoreError> {
-        let note = self.delta_path(old, new, "json");
+    pub fn delta(&self, old: &PackageId, new: &PackageId, means: Means) -> Result<Option<Delta>, StoreError> {
+        let note = self.delta_path(old, new, means);
         if let Some(known) = known(&note) {
             return Ok(known.delta);
         }
         let folder = self.root().join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(Self::io(&folder))?;
-        let lock = self.delta_path(old, new, "lock");
+        let lock = note.with_extension("lock");
         let held = File::create(&lock).map_err(Self::io(&lock))?;
         held.lock().map_err(Self::io(&lock))?;
         // Whoever held it before has made it.
         let made = match known(&note) {
             Some(known) => Ok(known.delta),
-            None => self.encode_delta(old, new, &note),
+            None => self.encode_delta(old, new, means, &note),
         };
         // Those who wait have it open already, and find the note.
         let _ = std::fs::remove_file(&lock);
         made
     }
 
-    fn encode_delta(&self, old: &PackageId, new: &PackageId, note: &Path) -> Result<Option<Delta>, StoreError> {
+    fn encode_delta(&self, old: &PackageId, new: &PackageId, means: Means, note: &Path) -> Result<Option<Delta>, StoreError> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS);
         // Neither is deleted while it is read.
         let _leases = (self.lease(old), self.lease(new));
         let (old_package, new_package) = (self.get(old)?, self.get(new)?);
         let made = self.temporary()?;
-        let delta = encode(&old_package, &new_package, made.path(), threads).map_err(Self::io(note))?;
-        let file = self.delta_path(old, new, "gz");
+        let delta = encode(&old_package, &new_package, made.path(), threads, means).map_err(Self::io(note))?;
+        let file = note.with_extension("gz");
         let delta = match delta {
             Some(delta) => {
                 crate::store::publish(made, &file).map_err(Self::io(&file))?;
@@ -72,8 +72,13 @@ impl Store {
         Ok(delta)
     }
 
-    fn delta_path(&self, old: &PackageId, new: &PackageId, extension: &str) -> PathBuf {
-        self.root().join(FOLDER).join(format!("{old}-{new}.{extension}"))
+    /// The note.
+    fn delta_path(&self, old: &PackageId, new: &PackageId, means: Means) -> PathBuf {
+        let means = match means {
+            Means::Perl => "patch",
+            Means::Copies => "copies",
+        };
+        self.root().join(FOLDER).join(format!("{old}-{new}.{means}.json"))
     }
 
     /// Deletes the patches of which a package is gone.

@@ -1,4 +1,5 @@
-//! What makes one package from another on a host that has the other: it travels instead of the archive.
+//! What makes one package from another on a host that has the other: it travels instead of the archive. Perl applies a patch; a
+//! host without it has its sftp server copy what did not change.
 //!
 //! The old side is the concatenation of the files that the old release has unchanged, so a host needs nothing but that release.
 //! The new side is the tar whose sha256 is the new package's id: whatever comes out is checked as an archive would be. Nothing
@@ -14,55 +15,54 @@ mod patch;
 mod sides;
 
 pub use apply::{PatchError, apply};
-pub use copies::{Copies, Copy, copies};
+pub use copies::{Copies, copies};
 pub use patch::write as write_patch;
 
 use crate::archive::Hashed;
 use crate::gzip::Gzip;
-use roadie_model::package::{Delta, Package};
+use roadie_model::package::{Delta, Means, Package};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// Both sides together, bytes: what encodes holds them in memory.
 const MOST: u64 = 512 << 20;
 /// A patch is worth sending up to this share of the archive.
-const WORTH_PERCENT: u64 = 70;
+const PATCH_PERCENT: u64 = 70;
+/// The same for what is copied, which takes the host less time and a few more round trips.
+const COPIES_PERCENT: u64 = 85;
 /// Behind it a patch gets hardly smaller.
 const LEVEL: u32 = 6;
 
-/// Writes the patch from `old` to `new` into `to`, using `threads` threads: the bytes are the same for any number. `None` where
-/// the archive is the better way: other targets, more than 512 MiB, or a patch beyond 70% of the archive. `to` then holds
-/// nothing of use.
+/// Writes what makes `new` from `old` by `means` into `to`, using `threads` threads: the bytes are the same for any number.
+/// `None` where the archive is the better way: other targets, more than 512 MiB, or too large a share of the archive. `to` then
+/// holds nothing of use.
 ///
 /// # Errors
 /// When an archive cannot be read or is not that package, or `to` cannot be written.
-pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize) -> io::Result<Option<Delta>> {
+pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize, means: Means) -> io::Result<Option<Delta>> {
     if !comparable(old, new) {
         return Ok(None);
     }
     let (old_side, new_side) = both(old, new, threads)?;
     let file = BufWriter::new(std::fs::File::create(to)?);
     let mut gzip = Gzip::with_level(Hashed::new(file), threads, LEVEL)?;
-    patch::write(&old_side.bytes, &new_side, threads, &mut gzip)?;
+    let (stretches, most) = match means {
+        Means::Perl => {
+            patch::write(&old_side.bytes, &new_side, threads, &mut gzip)?;
+            (Vec::new(), PATCH_PERCENT)
+        }
+        Means::Copies => {
+            let found = copies(&old_side.bytes, &new_side, &old_side.sizes, threads)?;
+            found.write_with_holes(&mut gzip)?;
+            (found.stretches, COPIES_PERCENT)
+        }
+    };
     let mut out = gzip.finish()?;
     out.flush()?;
     let (sha256, bytes) = out.digest();
-    let worth = bytes.saturating_mul(100) <= new.archive_bytes.saturating_mul(WORTH_PERCENT);
-    Ok(worth.then(|| Delta { file: to.to_owned(), sha256, bytes, sources: old_side.paths }))
-}
-
-/// How `new` is made by copying from the files of `old`, and which files those are (paths in the old release). `None` where
-/// [`encode`] does not try either.
-///
-/// # Errors
-/// When an archive cannot be read or is not that package.
-pub fn encode_copies(old: &Package, new: &Package, threads: usize) -> io::Result<Option<(Vec<String>, Copies)>> {
-    if !comparable(old, new) {
-        return Ok(None);
-    }
-    let (old_side, new_side) = both(old, new, threads)?;
-    let copies = copies(&old_side.bytes, &new_side, &old_side.sizes, threads)?;
-    Ok(Some((old_side.paths, copies)))
+    let wire = bytes + stretches.len() as u64 * copies::REQUEST;
+    let worth = wire.saturating_mul(100) <= new.archive_bytes.saturating_mul(most);
+    Ok(worth.then(|| Delta { file: to.to_owned(), sha256, bytes, sources: old_side.paths, stretches }))
 }
 
 fn comparable(old: &Package, new: &Package) -> bool {
