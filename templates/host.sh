@@ -561,9 +561,15 @@ sync_tree() { # DIR
   while read -r key line _; do
     case $key in Dirty:|Writeback:) waiting=$((waiting + line)) ;; esac
   done 2>/dev/null </proc/meminfo
-  if [ $waiting -gt 0 ] && [ $waiting -lt 131072 ] && sync -f "$1" 2>/dev/null; then return 0; fi
+  if [ $waiting -gt 0 ] && [ $waiting -lt 131072 ] && syncfs_tells && sync -f "$1" 2>/dev/null; then return 0; fi
   find "$1" -exec sync {} +
 }
+# Before 5.8 it was silent about what could not be written.
+syncfs_tells() {
+  IFS=. read -r major minor _ </proc/sys/kernel/osrelease || return 1
+  minor=${minor%%[!0-9]*}
+  [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "${minor:-0}" -ge 8 ]; }
+} 2>/dev/null
 record() { # RELEASE STATE [PACKAGE VERSION]
   package=${3:-}
   version=${4:-}

@@ -1,13 +1,13 @@
 # Passes a file on from host to host: one gives it, others take it. Perl's own modules only, no more than perl-base has.
 #
-#   give FILE                    says the port that it listens on; gives FILE to whoever knows the token; ends with its input
-#   take FILE SIZE PORT NAME...  makes FILE from what the first NAME that answers gives
+#   give FILE                            says the port that it listens on; gives FILE to whoever knows the token; ends with its input
+#   take FILE SIZE SECONDS PORT NAME...  makes FILE from what the first NAME that answers gives, within so many seconds
 #
 # Both read the token from their input, a line: other users of the host see arguments. What was taken is for the taker to verify.
 use strict;
 use warnings FATAL => 'all';
 use Fcntl;
-use Socket qw(:DEFAULT :addrinfo IN6ADDR_ANY pack_sockaddr_in6 unpack_sockaddr_in6);
+use Socket qw(:DEFAULT :addrinfo IN6ADDR_ANY IPPROTO_IPV6 IPV6_V6ONLY pack_sockaddr_in6 unpack_sockaddr_in6);
 
 my $late = 10; # seconds until the other side has to say something
 my $piece = 1 << 18;
@@ -30,7 +30,7 @@ sub token {
 
 sub listener { # both kinds of address on one socket, where the host has both
   my $socket;
-  return $socket if socket $socket, AF_INET6, SOCK_STREAM, 0 and bind $socket, pack_sockaddr_in6(0, IN6ADDR_ANY) and listen $socket, 64;
+  return $socket if socket $socket, AF_INET6, SOCK_STREAM, 0 and setsockopt $socket, IPPROTO_IPV6, IPV6_V6ONLY, 0 and bind $socket, pack_sockaddr_in6(0, IN6ADDR_ANY) and listen $socket, 64;
   return $socket if socket $socket, AF_INET, SOCK_STREAM, 0 and bind $socket, pack_sockaddr_in(0, INADDR_ANY) and listen $socket, 64;
   die "cannot listen: $!\n";
 }
@@ -88,8 +88,9 @@ sub reach { # NAME PORT: a connection, or nothing
 }
 
 sub take {
-  my ($path, $size, $port, @names) = @_;
+  my ($path, $size, $seconds, $port, @names) = @_;
   my $token = token();
+  my $end = time + $seconds;
   $SIG{ALRM} = sub { die "no answer\n" };
   my $giver;
   for (@names) { last if $giver = reach($_, $port) }
@@ -99,7 +100,9 @@ sub take {
   sysopen my $file, $path, O_WRONLY | O_CREAT | O_EXCL, 0600 or die "cannot write $path: $!\n";
   my $came = 0;
   while ($came < $size) {
-    alarm $late;
+    my $left = $end - time;
+    $left > 0 or die "it takes too long\n";
+    alarm($left < $late ? $left : $late);
     my $read = sysread($giver, my $bytes, $piece) or last;
     $came += $read;
     all($file, $bytes);
@@ -110,4 +113,4 @@ sub take {
 }
 
 my $what = shift // '';
-$what eq 'give' ? give(@ARGV) : $what eq 'take' ? take(@ARGV) : die "usage: give FILE | take FILE SIZE PORT NAME...\n";
+$what eq 'give' ? give(@ARGV) : $what eq 'take' ? take(@ARGV) : die "usage: give FILE | take FILE SIZE SECONDS PORT NAME...\n";

@@ -54,7 +54,7 @@ impl Stock for Stored {
     }
 
     fn has(&self, package: &PackageId) -> bool {
-        self.store.has(package)
+        self.store.has_base(package)
     }
 
     async fn adopt(&self, package: &PackageId, files: Vec<u8>) -> bool {
@@ -71,8 +71,17 @@ impl Stock for Stored {
     }
 
     async fn delta(&self, old: &PackageId, new: &Package, means: Means) -> Option<Arc<Delta>> {
+        // It may be fetched back later.
+        if !self.store.has_base(old) {
+            return None;
+        }
         let key = (old.clone(), new.id.clone(), means);
         let cell = self.made.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
         cell.get_or_init(|| self.encode(old, &new.id, means)).await.clone()
+    }
+
+    fn made(&self, old: &PackageId, new: &Package, means: Means) -> Option<Arc<Delta>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(&(old.clone(), new.id.clone(), means))?.get()?.clone()
     }
 }

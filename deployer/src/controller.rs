@@ -209,7 +209,6 @@ impl Controller {
 
     /// Says goodbye to all hosts.
     pub async fn close(&self) {
-        self.passing.end();
         let slots: Vec<Slot> = self.slots().drain().map(|(_, slot)| slot).collect();
         for slot in slots {
             if let Some(Ok(session)) = slot.get() {

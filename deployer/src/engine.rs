@@ -272,7 +272,7 @@ impl Task<'_> {
             return;
         }
         let Some(last) = self.controller.stock.last(&self.service.name, &self.host.name) else { return };
-        if packages.iter().any(|p| p.id == last) {
+        if packages.iter().any(|p| p.id == last) || !self.controller.stock.has(&last) {
             return;
         }
         for package in packages.clone() {

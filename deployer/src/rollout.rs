@@ -225,6 +225,7 @@ async fn run_group(controller: &Controller, group: &Group, failed: &[ServiceName
         let reason = format!("not begun: `{dependency}`, which it depends on, failed");
         return join_all(group.hosts.iter().map(|h| rolling.not_begun(h, &reason))).await.into_iter().map(|(r, _)| r).collect();
     }
+    controller.passing.begin(&group.service.name, group.hosts.len());
     let ended = match rolling.policy.strategy {
         Strategy::Rolling if group.verb.changes_release() => rolling.in_batches(group.hosts.chunks(1)).await,
         Strategy::Canary if group.verb.changes_release() && group.hosts.len() > 1 => {
@@ -233,6 +234,7 @@ async fn run_group(controller: &Controller, group: &Group, failed: &[ServiceName
         }
         _ => rolling.side_by_side(&group.hosts).await,
     };
+    controller.passing.end(&group.service.name);
     rolling.settle(ended).await
 }
 

@@ -11,16 +11,19 @@ pub trait Stock: Send + Sync {
     /// The package that `service` ran on `host` when it was last deployed from here. The host may know better.
     fn last(&self, service: &ServiceName, host: &HostName) -> Option<PackageId>;
 
-    /// Whether it has this package.
+    /// Whether there is this package to compare others with. Also says so when it could not keep one.
     fn has(&self, package: &PackageId) -> bool;
 
-    /// Takes in a package that a host gave: a `.tar.gz` of its files, which are believed only when they give this id. Whether they
-    /// did.
+    /// Takes in what a host says is this package, to compare others with and for nothing else: a `.tar.gz` of its files. Whether
+    /// they give this id.
     async fn adopt(&self, package: &PackageId, files: Vec<u8>) -> bool;
 
     /// What has to be sent to a host that has `old` and can do with `means`, for it to have `new`. `None` when `old` is not at
     /// hand or it would hardly be less. Made once, however many ask.
     async fn delta(&self, old: &PackageId, new: &Package, means: Means) -> Option<Arc<Delta>>;
+
+    /// The same if it was made already; nothing is begun.
+    fn made(&self, old: &PackageId, new: &Package, means: Means) -> Option<Arc<Delta>>;
 }
 
 /// Knows nothing.
@@ -33,7 +36,7 @@ impl Stock for NoStock {
     }
 
     fn has(&self, _: &PackageId) -> bool {
-        false
+        true
     }
 
     async fn adopt(&self, _: &PackageId, _: Vec<u8>) -> bool {
@@ -41,6 +44,10 @@ impl Stock for NoStock {
     }
 
     async fn delta(&self, _: &PackageId, _: &Package, _: Means) -> Option<Arc<Delta>> {
+        None
+    }
+
+    fn made(&self, _: &PackageId, _: &Package, _: Means) -> Option<Arc<Delta>> {
         None
     }
 }

@@ -143,7 +143,7 @@ impl Store {
     }
 
     /// Whether there is such a package; nothing of it is read.
-    pub fn has(&self, id: &PackageId) -> bool {
+    pub(crate) fn has(&self, id: &PackageId) -> bool {
         self.object(id, "json").exists()
     }
 
@@ -318,6 +318,7 @@ impl Store {
         }
         if !dry {
             self.sweep();
+            self.sweep_fetched();
             self.sweep_deltas();
         }
         Ok(removed)
@@ -349,7 +350,7 @@ impl Store {
         };
         let files = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
         for path in files(self.root.join("tmp")).filter(|p| old(p)) {
-            let _ = std::fs::remove_file(path);
+            let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         }
         for action in files(self.root.join("actions")) {
             let id = std::fs::read_to_string(&action).ok().and_then(|id| PackageId::new(id).ok());

@@ -1,6 +1,7 @@
 //! Patches between packages of a store: the release's files are enough, one is encoded for all, and what is damaged or left
 //! behind goes.
 
+use roadie_model::id::PackageId;
 use roadie_model::package::{Delta, Means, Package};
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;
@@ -189,4 +190,94 @@ async fn gc_takes_patches_of_packages_that_are_gone() {
     assert_eq!(removed.len(), 1);
     assert_eq!(place.files(), Vec::<PathBuf>::new());
     assert!(place.store.delta(&old.id, &new.id, Means::Perl).is_err(), "one of them is gone");
+}
+
+/// What a host would send: the files of a release and others, in the order of its folder.
+fn release(package: &Package, change: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("temp");
+    let script = format!(
+        "tar -xzf '{}' && echo secret >env && mkdir -p more && echo x >more/x && {change} tar -cf - $(ls -r) | gzip -c",
+        package.archive.display()
+    );
+    let output = Command::new("sh").arg("-c").arg(script).current_dir(folder.path()).output().expect("sh");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[tokio::test]
+async fn a_package_comes_back_from_the_files_of_a_release() {
+    let place = Place::new();
+    let (old, new) = place.two().await;
+    let given = release(&old, "");
+    let elsewhere = tempfile::tempdir().expect("temp");
+    let store = Store::open(elsewhere.path()).expect("opens");
+    assert!(!store.has_base(&old.id));
+    let adopted = store.adopt(&old.id, given.as_slice()).expect("it is that package");
+    assert!(std::fs::read(&adopted.archive).expect("reads") == std::fs::read(&old.archive).expect("reads"));
+    assert_eq!(Package { archive: PathBuf::new(), ..adopted }, Package { archive: PathBuf::new(), ..old.clone() });
+    // It serves differences and nothing else: a host named that id.
+    assert!(store.has_base(&old.id) && store.get(&old.id).is_err() && store.find(old.id.short()).is_err());
+    assert!(store.list().expect("lists").is_empty());
+    assert_eq!(std::fs::read_dir(elsewhere.path().join("fetched/tmp")).expect("reads").count(), 0);
+
+    std::fs::remove_dir_all(place.store.root().join("objects").join(&old.id.as_str()[..2])).expect("removes");
+    assert!(place.store.get(&old.id).is_err());
+    if place.store.get(&new.id).is_ok() {
+        assert!(place.store.delta(&old.id, &new.id, Means::Perl).is_err());
+        place.store.adopt(&old.id, given.as_slice()).expect("it is that package");
+        let delta = place.store.delta(&old.id, &new.id, Means::Perl).expect("encodes").expect("is worth it");
+        place.store.gc(Limits::default(), false).expect("sweeps");
+        assert!(delta.bytes < 4000 && delta.file.exists());
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_unpacked_than_is_allowed() {
+    let place = Place::new();
+    let (old, _) = place.two().await;
+    // A name of 700 MB, which readers of tar take into memory, is a few MB on the way.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").expect("fits");
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(700 << 20);
+    header.set_cksum();
+    let mut gzip = Command::new("gzip").arg("-1c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
+    let mut input = gzip.stdin.take().expect("pipe");
+    let writer = std::thread::spawn(move || {
+        input.write_all(header.as_bytes()).expect("writes");
+        let zeros = vec![b'a'; 1 << 20];
+        (0..700).for_each(|_| input.write_all(&zeros).expect("writes"));
+    });
+    let bomb = gzip.wait_with_output().expect("ends").stdout;
+    writer.join().expect("writes");
+    assert!(bomb.len() < 8 << 20);
+    let error = place.store.adopt(&old.id, bomb.as_slice()).map(|p| p.id).expect_err("refused");
+    assert!(matches!(error, roadie_packager::StoreError::Foreign { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_not_the_package_is_not_taken_in() {
+    let place = Place::new();
+    let (old, new) = place.two().await;
+    let elsewhere = tempfile::tempdir().expect("temp");
+    let store = Store::open(elsewhere.path()).expect("opens");
+    let whole = release(&old, "");
+    let cut = whole[..whole.len() / 2].to_vec();
+    let cases: [(&str, &PackageId, Vec<u8>); 9] = [
+        ("another one", &new.id, whole),
+        ("cut", &old.id, cut),
+        ("no archive", &old.id, b"hello".to_vec()),
+        ("nothing", &old.id, Vec::new()),
+        ("a changed byte", &old.id, release(&old, "printf x | dd of=bin/api bs=1 seek=9 conv=notrunc 2>/dev/null;")),
+        ("a file too few", &old.id, release(&old, "rm setup.sh; touch setup.sh;")),
+        ("other metadata", &old.id, release(&old, "echo >>metadata.json;")),
+        ("a link", &old.id, release(&old, "ln -sf /etc/passwd more/x;")),
+        ("no metadata", &old.id, release(&old, "rm metadata.json;")),
+    ];
+    for (what, id, files) in cases {
+        let error = store.adopt(id, files.as_slice()).map(|p| p.id).expect_err(what);
+        assert!(matches!(error, roadie_packager::StoreError::Foreign { .. }), "{what}: {error}");
+        assert!(!store.has_base(id), "{what}");
+        assert_eq!(std::fs::read_dir(elsewhere.path().join("fetched/tmp")).expect("reads").count(), 0, "{what}");
+    }
 }

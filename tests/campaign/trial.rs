@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const GRACE_S: u64 = 2;
 /// A host settles within: the watchdog's 12 s, the grace, the way back, and room for a machine that is busy.
 const SETTLES: Duration = Duration::from_secs(60);
+/// A stage ends within.
+const STAGE: Duration = Duration::from_secs(30);
 /// A shell that was told to leave has left within.
 const LEAVES: Duration = Duration::from_secs(10);
 /// A controller ends within: five attempts to reconnect, each with its timeout.
@@ -153,6 +155,10 @@ impl Bench {
             (true, ..) => fault.inject(&self.host, &mut running.child),
         }
         self.let_go();
+        if reached && fault == Fault::Sleep {
+            // The stage that it sent is carried out whether it is awake or not: silence begins behind it.
+            within(STAGE, || self.host.state_line("beat").as_deref() != Some("busy"));
+        }
         let ended = running.wait(fault.patience());
         if reached && fault == Fault::Sleep && !ended && !self.host.lock_is_free() {
             verdict.violations.push(format!("I12: the lock is held {:?} after its holder fell asleep", fault.patience()));

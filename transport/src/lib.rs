@@ -96,7 +96,8 @@ pub trait Session: Send + Sync {
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError>;
 
     /// Opens what an upload needs ahead of time, so that the first one costs no extra round trip: one channel, or, when it will be
-    /// of so many `bytes`, up to four of those that it would use. Errors wait for the upload; what it does not use goes with it.
+    /// of so many `bytes`, up to four of those that it would use. Errors wait for the upload. What
+    /// it does not use it gives back; without one it stays until the session ends.
     async fn prepare_upload(&self, bytes: Option<u64>);
 
     /// Puts a local file at `remote` (relative to the login user's home, parent folders made with mode 0700), mode 0600. Large

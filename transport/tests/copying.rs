@@ -8,9 +8,11 @@ use common::{OpenSsh, noise, options};
 use roadie_model::package::Stretch;
 use roadie_transport::embedded::{EmbeddedOptions, EmbeddedSshd};
 use roadie_transport::ssh::connect;
+use roadie_transport::testing::Relay;
 use roadie_transport::{Session, TransportError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sessions to servers that copy: ours, and OpenSSH from 9.0 on.
 async fn places(folder: &Path) -> Vec<(Arc<dyn Session>, Box<dyn std::any::Any>)> {
@@ -94,4 +96,23 @@ async fn without_sftp_nothing_is_copied() {
     assert!(!session.copies_stretches().await);
     let whole = Stretch { file: 0, offset: 0, length: 1, to: 0 };
     session.copy_stretches(&["old".into()], "new", &[whole]).await.expect_err("refused");
+}
+
+/// Far away, one request after the other would take minutes.
+#[tokio::test]
+async fn stretches_are_copied_without_waiting_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = EmbeddedSshd::start(folder.path(), &folder.path().join("keys"), Vec::new()).await.unwrap();
+    let relay = Relay::start(server.addr(), Duration::from_millis(25)).await.unwrap();
+    let to = options(relay.addr().port(), "anyone", server.client_key_path(), server.host_fingerprint());
+    let session = connect(to).await.unwrap();
+    let sources = paths(folder.path(), std::iter::once("old".to_owned()));
+    let bytes = noise(30_000);
+    std::fs::write(&sources[0], &bytes).unwrap();
+    let target = folder.path().join("new");
+    std::fs::write(&target, vec![0; 30_000]).unwrap();
+    let stretches: Vec<Stretch> = (0..6_000).map(|n| Stretch { file: 0, offset: n * 5, length: 5, to: n * 5 }).collect();
+    let copied = session.copy_stretches(&sources, target.to_str().unwrap(), &stretches);
+    tokio::time::timeout(Duration::from_secs(60), copied).await.expect("it does not wait for each").unwrap();
+    assert!(std::fs::read(&target).unwrap() == bytes);
 }

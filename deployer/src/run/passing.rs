@@ -3,10 +3,11 @@
 
 use crate::shell::tag;
 use bytes::Bytes;
+use roadie_model::id::ServiceName;
 use roadie_model::sh::quote;
 use roadie_transport::{Chunk, Exit, Process, Session};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -14,12 +15,24 @@ use tokio::sync::watch;
 const SCRIPT: &str = include_str!("../../../templates/pass.pl");
 /// A host that does not begin to give by then is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Taking a file may take so long,
+const LEAST_S: u64 = 15;
+/// and at this rate, bytes a second: from here it would come no slower.
+const LEAST_RATE: u64 = 500_000;
 /// Bytes of an answer that are read.
 const MAX_WORDS: usize = 4 << 10;
 
-/// What a run knows of files that hosts have. Keyed by sha256.
+/// What a run knows of the hosts of each service while it works on them, and of the files that they have.
 #[derive(Default)]
-pub struct Passing(Mutex<HashMap<String, watch::Sender<Arrival>>>);
+pub struct Passing(Mutex<HashMap<ServiceName, Fellows>>);
+
+/// The hosts of a service that are worked on.
+#[derive(Default)]
+struct Fellows {
+    hosts: usize,
+    /// By sha256.
+    files: HashMap<String, watch::Sender<Arrival>>,
+}
 
 /// Where the first copy of a file is.
 #[derive(Clone)]
@@ -54,9 +67,25 @@ pub struct First(watch::Sender<Arrival>);
 pub struct Next(watch::Receiver<Arrival>);
 
 impl Passing {
+    /// Work on so many hosts of a service begins.
+    pub fn begin(&self, service: &ServiceName, hosts: usize) {
+        self.services().entry(service.clone()).or_default().hosts = hosts;
+    }
+
+    /// And is over: nobody gives its files any more, which takes a place among the commands of a connection.
+    pub fn end(&self, service: &ServiceName) {
+        self.services().remove(service);
+    }
+
+    /// Whether more than one host of the service is worked on.
+    pub fn several(&self, service: &ServiceName) -> bool {
+        self.services().get(service).is_some_and(|fellows| fellows.hosts > 1)
+    }
+
     /// Whether somebody has this file already, or is about to.
-    pub fn turn(&self, sha256: &str) -> Turn {
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn turn(&self, service: &ServiceName, sha256: &str) -> Turn {
+        let mut services = self.services();
+        let files = &mut services.entry(service.clone()).or_default().files;
         match files.get(sha256) {
             Some(known) => Turn::Next(Next(known.subscribe())),
             None => {
@@ -67,9 +96,8 @@ impl Passing {
         }
     }
 
-    /// Nobody gives any more.
-    pub fn end(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    fn services(&self) -> MutexGuard<'_, HashMap<ServiceName, Fellows>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,13 +134,20 @@ impl Next {
             Err(_) => return false,
         };
         let Arrival::There(giver) = arrived else { return false };
+        // Into a file of its own: one that is late does not write into what is sent from here instead.
+        let part = quote(&format!("{remote}.{}.part", &tag()[8..24]));
         let (remote, names) = (quote(remote), giver.names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" "));
+        let seconds = LEAST_S + bytes / LEAST_RATE;
         let command = format!(
-            "umask 077; mkdir -p \"$(dirname {remote})\" && perl -e {} -- take {remote} {bytes} {} {names} && sha256sum <{remote}",
+            "umask 077; mkdir -p \"$(dirname {remote})\" && perl -e {} -- take {part} {bytes} {seconds} {} {names} && \
+             sha256sum <{part} && mv -f {part} {remote} || {{ rm -f {part}; exit 1; }}",
             quote(SCRIPT),
             giver.port
         );
-        let Ok(output) = session.run(&command, Bytes::from(format!("{}\n", giver.token)), MAX_WORDS).await else { return false };
+        let token = Bytes::from(format!("{}\n", giver.token));
+        // The wait for a place to run it, too.
+        let taken = tokio::time::timeout(Duration::from_secs(seconds + LEAST_S), session.run(&command, token, MAX_WORDS));
+        let Ok(Ok(output)) = taken.await else { return false };
         let whole = output.exit == Exit::Status(0) && output.stdout.starts_with(sha256.as_bytes());
         if !whole {
             let said = crate::shell::sanitise(&String::from_utf8_lossy(&output.stderr));

@@ -5,7 +5,6 @@ use super::{Run, StepFailure, fetch};
 use crate::engine::Task;
 use crate::failure::Failure;
 use crate::shell::Stage;
-use futures::FutureExt as _;
 use roadie_model::event::EventKind;
 use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::{PackageId, ReleaseId};
@@ -28,6 +27,11 @@ const ALWAYS: u64 = 64 << 20;
 
 /// A difference that takes longer to find is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A host has this long to complete what it got from what it has, the wait for a place to run a command included.
+const COMPLETED: Duration = Duration::from_secs(60);
+/// And so long to delete what came of it.
+const TIDIED: Duration = Duration::from_secs(10);
 
 /// Bytes of an error message that are read.
 const MAX_WORDS: usize = 4 << 10;
@@ -96,8 +100,18 @@ impl Run<'_> {
         let sources: Vec<String> = delta.sources.iter().map(|path| format!("{release}/{path}")).collect();
         let session = self.session.clone();
         let complete = async {
-            lay_down(&session, &holes, &tar).await?;
-            session.copy_stretches(&sources, &tar, &delta.stretches).await.map_err(Failure::transport)
+            let completed = tokio::time::timeout(COMPLETED, async {
+                lay_down(&session, &holes, &tar).await?;
+                session.copy_stretches(&sources, &tar, &delta.stretches).await.map_err(Failure::transport)
+            });
+            let late = || Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent");
+            let completed = completed.await.unwrap_or_else(|_| Err(late()));
+            if completed.as_ref().is_err_and(|failure| !failure.lost) {
+                // All of it is sent now: that wants the space.
+                let away = format!("rm -f {} {}", quote(&holes), quote(&tar));
+                let _ = tokio::time::timeout(TIDIED, session.run(&away, bytes::Bytes::new(), MAX_WORDS)).await;
+            }
+            completed
         };
         tokio::select! {
             result = complete => result,
@@ -112,11 +126,12 @@ impl Run<'_> {
         let (task, session) = (self.task, self.session.clone());
         let Parcel { file, sha256, bytes: total } = *parcel;
         let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
-        let passes = task.controller.options.rollout.pass_on && task.service.hosts.len() > 1 && self.plan.assumes.has_perl;
+        let passing = &task.controller.passing;
+        let passes = task.controller.options.rollout.pass_on && passing.several(&task.service.name) && self.plan.assumes.has_perl;
         let arrive = async {
             let mut first = None;
             if passes {
-                match task.controller.passing.turn(sha256) {
+                match passing.turn(&task.service.name, sha256) {
                     Turn::First(turn) => first = Some(turn),
                     Turn::Next(next) => {
                         if next.take(&session, remote, total, sha256).await {
@@ -216,13 +231,13 @@ async fn difference(
     } else {
         return None;
     };
-    let made = task.controller.stock.delta(&base.package, package, means);
+    let stock = &task.controller.stock;
     // A near host takes all of it in less time than the difference takes to be found.
     let delta = if round_trip < FAR && package.archive_bytes < ALWAYS {
-        made.now_or_never().flatten()?
+        stock.made(&base.package, package, means)?
     } else {
         fetch::package_of(task, session, &facts.root, base).await.then_some(())?;
-        tokio::time::timeout(PATIENCE, made).await.ok().flatten()?
+        tokio::time::timeout(PATIENCE, stock.delta(&base.package, package, means)).await.ok().flatten()?
     };
     tracing::debug!(
         bytes = delta.bytes,

@@ -56,7 +56,7 @@ impl Store {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS);
         // Neither is deleted while it is read.
         let _leases = (self.lease(old), self.lease(new));
-        let (old_package, new_package) = (self.get(old)?, self.get(new)?);
+        let (old_package, new_package) = (self.base(old)?, self.get(new)?);
         let made = self.temporary()?;
         let delta = encode(&old_package, &new_package, made.path(), threads, means).map_err(Self::io(note))?;
         let file = note.with_extension("gz");
@@ -86,7 +86,7 @@ impl Store {
         for entry in std::fs::read_dir(self.root().join(FOLDER)).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let ids = name.split('.').next().and_then(|pair| pair.split_once('-'));
-            let there = |id: &str| PackageId::new(id).is_ok_and(|id| self.has(&id));
+            let there = |id: &str| PackageId::new(id).is_ok_and(|id| self.has_base(&id));
             if !ids.is_some_and(|(old, new)| there(old) && there(new)) {
                 let _ = std::fs::remove_file(entry.path());
             }

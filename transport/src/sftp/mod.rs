@@ -142,7 +142,10 @@ impl Uploader {
         stretches: &[Stretch],
     ) -> Result<(), TransportError> {
         let connection = &self.opening.connection;
-        let there = |error| channel::unexplained(connection, remote, &error);
+        let there = |error| match connection.lost() {
+            Some(reason) => TransportError::Disconnected { reason },
+            None => TransportError::Upload { path: remote.to_owned(), reason: format!("it cannot be copied together: {error}") },
+        };
         let Some(sftp) = self.opening.get().await.filter(|sftp| sftp.copies) else {
             return Err(there(SftpError::UnexpectedBehavior("its sftp server does not copy".into())));
         };
