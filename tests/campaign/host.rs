@@ -168,7 +168,8 @@ impl Host {
 
     /// Gives it back.
     pub fn free_disk(&self) {
-        self.lab.root("rm -f /var/tmp/ballast /var/tmp/rest");
+        // Durable: a power cut soon after would bring it back.
+        self.lab.root("rm -f /var/tmp/ballast /var/tmp/rest; sync");
     }
 }
 
