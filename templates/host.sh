@@ -414,7 +414,8 @@ service_facts() {
     systemd_answers || return 0
     while IFS= read -r line; do
       fact "unit_state $line"
-      case $line in LoadState=*) unit_load=${line#*=} ;; esac
+      # One that it still remembers as failed is not looked for again.
+      case $line in LoadState=*) unit_load=${line#*=} ;; ActiveState=inactive) ;; ActiveState=*) unit_load= ;; esac
     done <<END
 $(sc show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null)
 END
@@ -936,10 +937,11 @@ restart() {
   simple_stop || return 1
   simple_start && tell_invocation
 }
-# An older systemd that was told of the unit by another one does not look for its file again.
+# systemd may have heard of the unit from another one, and does not always look for its file again.
 run_unit() { # VERB
   err=$(sc "$1" "$UNIT" 2>&1) && return 0
-  case $err in *"not found"*) sc daemon-reload 2>/dev/null && err=$(sc "$1" "$UNIT" 2>&1) ;; *) return 1 ;; esac
+  [ "$(sc show "$UNIT" -p LoadState --value 2>/dev/null)" = not-found ] || return 1
+  sc daemon-reload 2>/dev/null && err=$(sc "$1" "$UNIT" 2>&1)
 }
 reload() {
   if run_unit reload-or-restart; then tell_invocation; return; fi

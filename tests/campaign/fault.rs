@@ -145,9 +145,10 @@ impl Point {
 
     /// Every point of a deployment that sends a package, runs setup and prunes.
     pub fn all() -> Vec<Point> {
-        const HOST: [&str; 12] = [
+        const HOST: [&str; 13] = [
             "begin_run",
             "unpack_archive",
+            "unpack_patch",
             "write_files",
             "seal",
             "setup",

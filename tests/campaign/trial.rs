@@ -107,6 +107,19 @@ impl Bench {
         (output.status.code(), text)
     }
 
+    fn forget_packages(&self) {
+        let store = self.project.home.join(".cache/roadie/packages");
+        for folder in ["objects", "actions", "refs", "deltas"] {
+            // The first time there is none.
+            let _ = std::fs::remove_dir_all(store.join(folder));
+        }
+    }
+
+    fn pack(&self) {
+        let status = self.project.command(&["pack"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot pack");
+    }
+
     /// Starts a deployment of the version that is written.
     pub fn start(&self) -> Running {
         Running::start(self.command())
@@ -139,6 +152,13 @@ impl Bench {
         let old = self.host.current().unwrap_or_default();
         let proven = self.host.proven();
         self.next_version();
+        match point {
+            // With nothing to compare it with, all of the package is sent.
+            Point::Host(_, "unpack_archive") => self.forget_packages(),
+            // A near host gets the difference when that is found in time.
+            Point::Host(_, "unpack_patch") => self.pack(),
+            _ => {}
+        }
         let mut verdict = Verdict::default();
         let oracle = Oracle::watch(&self.host, &self.secret());
         match point {

@@ -248,3 +248,26 @@ fn a_systemd_that_does_not_answer() {
     mended.exits(0);
     assert_ne!(current(host), old);
 }
+
+/// Of a unit whose file is gone it keeps the name for as long as it counts as failed, or as others name it.
+#[test]
+fn a_unit_that_systemd_still_remembers() {
+    let Some(hosts) = lab("a_unit_that_systemd_still_remembers", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "root", "", HEALTH, "      env: {V: \"${V:-1}\"}\n");
+    let folder = "/etc/systemd/system";
+    for (unit, other) in
+        [("ExecStart=/bin/false", ""), ("ExecStart=/bin/true", "After=roadie-hello.service\\nWants=roadie-hello.service\\n")]
+    {
+        host.root(&format!(
+            "printf '[Unit]\\n{other}[Service]\\nExecStart=/bin/sleep infinity\\n' >{folder}/other.service; \
+             printf '[Service]\\n{unit}\\n' >{folder}/roadie-hello.service; systemctl daemon-reload; systemctl start roadie-hello; \
+             rm {folder}/roadie-hello.service; systemctl daemon-reload; systemctl restart other; true"
+        ));
+        assert_eq!(host.root("systemctl show roadie-hello -p LoadState --value").trim(), "not-found");
+        project.roadie(&["deploy"]).exits(0);
+        assert_eq!(host.root("systemctl is-active roadie-hello").trim(), "active");
+        project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
+        host.root(&format!("systemctl stop other; rm {folder}/other.service; systemctl daemon-reload"));
+    }
+}

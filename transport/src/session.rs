@@ -34,6 +34,8 @@ const KEPT_FREE: usize = 1;
 /// How often, and after which pause, a session channel that sshd has no place for is asked for again.
 const REOPENS: u32 = 20;
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the connection is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a channel that we close early may hold its place: a server with a command that still runs does not answer.
 pub(crate) const CLOSING: Duration = Duration::from_secs(5);
 
@@ -125,6 +127,17 @@ impl Connection {
     pub(crate) fn lost(&self) -> Option<String> {
         let reason = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reason.or_else(|| self.handle.is_closed().then(|| "the connection is closed".to_owned()))
+    }
+
+    /// Returns when the connection is lost. For requests of the sftp library, which waits out its time for one that was made a
+    /// moment after the end.
+    pub(crate) async fn gone(&self) -> String {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if let Some(reason) = self.lost() {
+                return reason;
+            }
+        }
     }
 
     fn dead(&self, error: &russh::Error) -> TransportError {

@@ -112,7 +112,11 @@ impl Uploader {
         tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, "upload");
         let missing = self.missing(remote);
         let first = self.first(&job, remote, &missing, channels > 1);
-        let done = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing))).await;
+        let work = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing)));
+        let done = tokio::select! {
+            done = work => done,
+            reason = connection.gone() => Err(Failure::Here(TransportError::Disconnected { reason })),
+        };
         self.spares.let_go();
         let done = match done {
             Ok(()) => self.verify(&job, remote).await,
@@ -151,7 +155,10 @@ impl Uploader {
         };
         for (files, taken) in copying::batches(stretches) {
             connection.round_trips.add(2);
-            copying::copy(&sftp.raw, sources, remote, &files, &taken).await.map_err(there)?;
+            tokio::select! {
+                copied = copying::copy(&sftp.raw, sources, remote, &files, &taken) => copied.map_err(there)?,
+                reason = connection.gone() => return Err(TransportError::Disconnected { reason }),
+            }
         }
         Ok(())
     }
