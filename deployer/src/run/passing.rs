@@ -17,7 +17,7 @@ const SCRIPT: &str = include_str!("../../../templates/pass.pl");
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Taking a file may take so long,
 const LEAST_S: u64 = 15;
-/// and at this rate, bytes a second: from here it would come no slower.
+/// and at this rate, bytes a second. A link between hosts that is slower is given up, however slow the one from here is.
 const LEAST_RATE: u64 = 500_000;
 /// Bytes of an answer that are read.
 const MAX_WORDS: usize = 4 << 10;
