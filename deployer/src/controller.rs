@@ -149,7 +149,11 @@ impl Controller {
     ///
     /// Groups of a wave are worked on side by side. A group whose dependencies failed is not begun.
     pub async fn run(&self, waves: Vec<Vec<Group>>) -> Vec<TaskReport> {
-        rollout::run(self, waves).await
+        let reports = rollout::run(self, waves).await;
+        // Whoever keeps the sessions is quicker next time.
+        let slots: Vec<Slot> = self.slots().values().cloned().collect();
+        slots.iter().filter_map(|slot| slot.get()?.as_ref().ok()).for_each(|session| session.prepare_command());
+        reports
     }
 
     /// Whether this failure is one that `skip_unreachable` leaves out.
@@ -241,7 +245,12 @@ impl Controller {
 
     async fn open(&self, host: &Host) -> Result<Arc<dyn Session>, Failure> {
         let slot = self.slot(host);
-        slot.get_or_init(|| async { self.connector.connect(host).await.map_err(Failure::transport) }).await.clone()
+        let connect = || async {
+            let session = self.connector.connect(host).await.map_err(Failure::transport)?;
+            session.prepare_command();
+            Ok(session)
+        };
+        slot.get_or_init(connect).await.clone()
     }
 
     fn slot(&self, host: &Host) -> Slot {

@@ -95,6 +95,9 @@ pub trait Session: Send + Sync {
     /// Runs `command` to its end with `stdin`, keeping at most `limit` bytes of each output (the rest is read and dropped).
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError>;
 
+    /// Readies the session for its next command in the background, where that saves a round trip. Nothing has to come of it.
+    fn prepare_command(&self) {}
+
     /// Opens what an upload needs ahead of time, so that the first one costs no extra round trip: one channel, or, when it will be
     /// of so many `bytes`, up to four of those that it would use. Errors wait for the upload. What
     /// it does not use it gives back; without one it stays until the session ends.

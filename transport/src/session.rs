@@ -12,6 +12,7 @@ use crate::ssh::{Client, LostReason};
 use crate::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, TransportError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use roadie_model::package::Stretch;
 use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
@@ -19,11 +20,12 @@ use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWri
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 /// sshd's `MaxSessions` is 10 by default.
 const MAX_CHANNELS: usize = 10;
@@ -59,19 +61,26 @@ pub(crate) struct Place {
     _channel: OwnedSemaphorePermit,
 }
 
+/// An open channel, and its right to be.
+type Placed = (Channel<Msg>, Place);
+
 /// What the session shares with its background work.
 pub(crate) struct Connection {
     handle: Handle<Client>,
     lost: LostReason,
     channels: Arc<Semaphore>,
     commands: Arc<Semaphore>,
+    /// A channel for the next command, opened ahead of it.
+    ahead: Mutex<Option<JoinHandle<Option<Placed>>>>,
+    /// One that was opened ahead was used.
+    began: AtomicBool,
     pub(crate) link: Link,
     pub(crate) round_trips: RoundTrips,
 }
 
 impl Connection {
     /// Opens a session channel; does not count: some are opened beside other work.
-    pub(crate) async fn open(&self) -> Result<(Channel<Msg>, Place), TransportError> {
+    pub(crate) async fn open(&self) -> Result<Placed, TransportError> {
         let gone = |_| self.dead(&russh::Error::Disconnect);
         let command = self.commands.clone().acquire_owned().await.map_err(gone)?;
         let channel = self.channels.clone().acquire_owned().await.map_err(gone)?;
@@ -92,12 +101,42 @@ impl Connection {
 
     /// Opens a session channel that nothing depends on: only where there is a place for it, here at once (`None` else), and on
     /// the host at the first try.
-    pub(crate) async fn open_spare(&self) -> Option<Result<(Channel<Msg>, Place), TransportError>> {
+    pub(crate) async fn open_spare(&self) -> Option<Result<Placed, TransportError>> {
         if self.channels.available_permits() <= KEPT_FREE {
             return None;
         }
         let place = Place { _command: None, _channel: self.channels.clone().try_acquire_owned().ok()? };
         Some(self.open_session().await.map(|channel| (channel, place)).map_err(|e| self.dead(&e)))
+    }
+
+    /// Opens a channel ahead of the next command, unless that was done.
+    fn prepare_command(self: &Arc<Self>) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.is_none() {
+            let connection = self.clone();
+            *ahead = Some(tokio::spawn(async move {
+                let command = connection.commands.clone().try_acquire_owned().ok()?;
+                let (channel, place) = connection.open_spare().await?.ok()?;
+                Some((channel, Place { _command: Some(command), ..place }))
+            }));
+        }
+    }
+
+    /// The channel that was opened ahead, if it is still good. Counts what has to be waited for; the first of a session always
+    /// is, for it was asked for right behind the login.
+    async fn opened_ahead(&self) -> Option<Placed> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let first = !self.began.swap(true, Ordering::Relaxed);
+        let waits = first || !ahead.is_finished();
+        let (mut channel, place) = ahead.await.ok()??;
+        if waits {
+            self.round_trips.count();
+        }
+        match channel.wait().now_or_never() {
+            // A server may close what is not used.
+            Some(None | Some(ChannelMsg::Close | ChannelMsg::Eof)) => None,
+            _ => Some((channel, place)),
+        }
     }
 
     async fn open_session(&self) -> Result<Channel<Msg>, russh::Error> {
@@ -111,8 +150,14 @@ impl Connection {
     }
 
     pub(crate) async fn start(&self, command: &str) -> Result<SshProcess, TransportError> {
-        let (channel, place) = self.open().await?;
-        self.round_trips.count();
+        let (channel, place) = match self.opened_ahead().await {
+            Some(both) => both,
+            None => {
+                let both = self.open().await?;
+                self.round_trips.count();
+                both
+            }
+        };
         let (half, writer) = channel.split();
         let reader = SshReader { half, exit: None, ended: false, sent: true, round_trips: self.round_trips.clone() };
         let open = Open { reader: Buffered::new(reader), writer, _place: place };
@@ -170,7 +215,8 @@ impl SshSession {
     pub(crate) fn new(handle: Handle<Client>, lost: LostReason, link: Link) -> Self {
         let (channels, commands) = (Arc::new(Semaphore::new(MAX_CHANNELS)), Arc::new(Semaphore::new(MAX_COMMANDS)));
         let round_trips = RoundTrips::default();
-        let connection = Arc::new(Connection { handle, lost, channels, commands, link, round_trips });
+        let (ahead, began) = (Mutex::default(), AtomicBool::new(false));
+        let connection = Arc::new(Connection { handle, lost, channels, commands, ahead, began, link, round_trips });
         Self { uploader: Uploader::new(connection.clone()), connection }
     }
 }
@@ -183,6 +229,10 @@ impl Session for SshSession {
 
     async fn run(&self, command: &str, stdin: Bytes, limit: usize) -> Result<Output, TransportError> {
         Ok(self.connection.start(command).await?.run(stdin, limit).await)
+    }
+
+    fn prepare_command(&self) {
+        self.connection.prepare_command();
     }
 
     async fn prepare_upload(&self, bytes: Option<u64>) {

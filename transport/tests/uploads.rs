@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
@@ -160,10 +160,12 @@ async fn near_hosts_get_large_files_over_one_channel() {
 #[tokio::test(flavor = "multi_thread")]
 async fn channels_opened_ahead_are_used() {
     for mut host in Host::with_sftp().await {
-        host.file(20 * MIB);
+        // Those that open beside it begin two round trips later: four windows have brought 24 MiB by then, and there is to be work
+        // for them yet, however busy the machine is.
+        host.file(48 * MIB);
         let relay = host.relay(60).await;
         let session = host.through(&relay).await;
-        session.prepare_upload(Some(20 * MIB)).await;
+        session.prepare_upload(Some(48 * MIB)).await;
         for _ in 0..5 {
             works(&session).await;
         }
@@ -215,17 +217,20 @@ fn missing(host: &Host) -> u64 {
     if there.len() < 1 << 20 { host.data.len() as u64 } else { wrong.map(|(_, block)| block.len() as u64).sum() }
 }
 
-/// Waits until what was under way has been written.
+/// Waits until what was under way has been written: nobody has the file open any more.
 async fn settled(path: &Path) {
-    let mut before = None;
-    loop {
-        let now = std::fs::read(path).ok();
-        if now.is_some() && now == before {
-            return;
-        }
-        before = now;
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    let began = Instant::now();
+    while is_open(path) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} stays open", path.display());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Whether a process of this machine has the file open.
+fn is_open(path: &Path) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path().join("fd"));
+    let open = processes.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    open.filter_map(|link| std::fs::read_link(link.path()).ok()).any(|target| target == path)
 }
 
 /// Uploads so many times over lines that are cut somewhere, each time again over another line, and gives back what was resumed.
@@ -243,9 +248,7 @@ async fn cut_and_go_on(host: &mut Host, times: usize, delay: u64) -> Vec<u64> {
         let error = host.upload(&session).await.unwrap_err();
         assert!(matches!(error, TransportError::Disconnected { .. }), "{error:?}");
         drop(session);
-        if host.remote().exists() {
-            settled(&host.remote()).await;
-        }
+        settled(&host.remote()).await;
         let missing = missing(host);
         let relay = host.relay(0).await;
         let session = host.through(&relay).await;
