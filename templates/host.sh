@@ -1,12 +1,12 @@
 # roadie's host script: the only code that changes a host. POSIX sh; shellcheck -s sh.
 #
-# The controller sends it to `sh -s` over an ssh session (or to a local shell), followed by one compound command per stage. A
-# stage is parsed whole before it runs, so a connection that is cut while sending cannot run half of it. Answers are lines
+# boot.sh loads it into a shell over an ssh session (or on this machine); `serve` then carries out one compound command per stage.
+# A stage is there whole before it runs, so a connection that is cut while sending cannot run half of it. Answers are lines
 # that start with a tag only this session knows ($R); everything else on standard output is noise.
 #
-# Set before this text by the controller: R (answer tag), NAME (service), SCOPE (system|user), LIFE (systemd|simple),
-# LOGIN_HOME, BASE (folder of all services, empty for the scope's default).
-# The same text is kept on the host as .roadie/host.sh, where the supervisor of the simple lifecycle runs it.
+# Set before this text by whoever runs it: R (answer tag), NAME (service), SCOPE (system|user), LIFE (systemd|simple),
+# LOGIN_HOME, BASE (folder of all services). KEPT is set when the text came from the host itself.
+# It is kept there as .roadie/host.sh, for the next run, the guard, and the supervisor of the simple lifecycle.
 #
 # shellcheck shell=sh
 # SC2015: `a && b || { bad ...; return 1; }` is meant as it reads: any failure of the chain is the failure.
@@ -20,9 +20,6 @@ umask 022
 # A stage that has begun is finished even when nobody listens any more; what follows is decided from the journal.
 trap '' HUP PIPE
 
-if [ -n "${BASE:-}" ]; then :
-elif [ "$SCOPE" = user ]; then BASE=$LOGIN_HOME/.local/share/roadie
-else BASE=/opt/roadie; fi
 ROOT=$BASE/$NAME
 S=$ROOT/.roadie
 INCOMING=$LOGIN_HOME/.roadie/incoming
@@ -47,10 +44,13 @@ UNDOING=
 AT_BOOT=
 ACTING=
 WATCHDOG=
+KEPT=${KEPT:-}
 step_id=0
 timers=0
 stopped=
 started_as=
+seen_at=0
+inv=
 unit_load=
 NL='
 '
@@ -93,10 +93,14 @@ write() { # PATH MODE TEXT
 }
 # Notes what happened, durable together with the files and folders that are named.
 journal() { # EVENT DETAIL [PATHS...]
-  now
-  printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$at" "$1" "$2" 2>/dev/null >>"$S/journal.jsonl" || unwritten "$S/journal.jsonl" || return 1
+  journal_line "$1" "$2" || return 1
   shift 2
   sync "$S/journal.jsonl" "$@" 2>/dev/null || unwritten "$S/journal.jsonl"
+}
+# The same, durable with the next event.
+journal_line() { # EVENT DETAIL
+  now
+  printf '{"epoch":%s,"at":%s,"event":"%s","detail":"%s"}\n' "$EPOCH" "$at" "$1" "$2" 2>/dev/null >>"$S/journal.jsonl" || unwritten "$S/journal.jsonl"
 }
 # On the way back, a service that runs again is worth more than a note about it.
 unwritten() { # FILE
@@ -107,7 +111,13 @@ systemd_answers() {
   if [ "$SCOPE" = user ]; then [ -S "$XDG_RUNTIME_DIR/systemd/private" ]; else [ -d /run/systemd/system ]; fi
 }
 current_id() { # -> $cur
-  cur=$(readlink "$ROOT/current" 2>/dev/null) || { cur=; return 1; }
+  # Without a program where its folder is there.
+  if cd -P "$ROOT/current" 2>/dev/null; then
+    cur=$PWD
+    cd /
+  else
+    cur=$(readlink "$ROOT/current" 2>/dev/null) || { cur=; return 1; }
+  fi
   cur=${cur##*/}
 }
 # The lifecycle belongs to the release: the way back may lead to another one.
@@ -133,6 +143,10 @@ now() { # -> $at, seconds since 1970; the clock is asked once
   uptime_s
   [ -n "$BOOTED" ] || BOOTED=$(($(date +%s) - up))
   at=$((BOOTED + up))
+}
+uptime_cs() { # -> $up, hundredths of a second
+  IFS=' .' read -r up rest _ </proc/uptime
+  up=$((up * 100 + ${rest#0}))
 }
 uptime_s() { # -> $up, whole seconds; no step of the wall clock moves it
   IFS=' .' read -r up _ </proc/uptime
@@ -174,6 +188,8 @@ lock() { # HOLDER
   if [ -e "$S/cancel" ] || [ -e "$S/beat" ]; then rm -f "$S/cancel" "$S/beat"; fi
   forget_incoming
   proc_start $$
+  # The next run begins with it, also when this one finds nothing to do.
+  if [ -e "$S/host.sh" ]; then keep_script; fi
   # Not synced: nobody needs them after a power cut. Their folder is for root alone.
   printf '%s\n' "$1, pid $$" 2>/dev/null >"$S/holder" && printf '%s\n' "$$-$started" 2>/dev/null >"$S/pid" ||
     { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
@@ -211,6 +227,16 @@ leave() {
     rmdir "$S" "$ROOT" "$BASE" 2>/dev/null
   fi
   :
+}
+# Carries out what the controller sends, for as long as it is there: the length of a stage in a line, then the stage; or `beat`.
+serve() {
+  while IFS= read -r length; do
+    if [ "$length" = beat ]; then beat; continue; fi
+    text=$(head -c "$length")
+    # Cut off in the middle: nothing of it is done.
+    [ "${#text}" -eq "$length" ] || exit 1
+    eval "$text"
+  done
 }
 # A stage runs: it has deadlines of its own.
 busy() {
@@ -276,42 +302,29 @@ undoing() {
 }
 # This script stays on the host, for the guard and for the supervisor of the simple lifecycle.
 keep_script() {
-  if [ -e "$S/host.sh" ] && [ "$(cat "$S/host.sh")" = "$SCRIPT" ]; then return 0; fi
+  [ -z "$KEPT" ] || return 0
   put "$S/host.sh" 700 "$SCRIPT
-" && sync "$S"
+" && sync "$S" && KEPT=1
 }
 
 observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   port=${1:-}
   [ $# -eq 0 ] || shift
-  fact "machine $(uname -m)"
+  # Beside the rest: each of these programs takes a millisecond, and systemctl some.
+  machine_facts 9>&- &
+  machine=$!
+  disk_facts 9>&- &
+  disk=$!
   while read -r key line _; do
     if [ "$key" = Uid: ]; then fact "uid $line"; break; fi
   done </proc/self/status
   fact "home $LOGIN_HOME"
   fact "root $ROOT"
-  if has getconf; then
-    fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"
-    fact "page_size $(getconf PAGESIZE 2>/dev/null)"
-  fi
   find_libraries "$@"
-  if systemd_answers; then
-    line=$(systemctl --version 2>/dev/null)
-    fact "systemd ${line%%"$NL"*}"
-  fi
   if has perl; then fact "has perl"; fi
-  for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut; do
+  for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut head; do
     has "$t" || fact "missing $t"
   done
-  dir=$ROOT
-  while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
-  line=$(df -Pi "$dir" 2>/dev/null)
-  fact "inodes ${line##*"$NL"}"
-  line=$(df -Pk "$dir" 2>/dev/null)
-  fact "space ${line##*"$NL"}"
-  # shellcheck disable=SC2086
-  mount_flags ${line##*"$NL"}
-  if [ "$SCOPE" = system ]; then loose_parents; fi
   # With a release in service it is that one's port.
   if [ -n "$port" ] && [ ! -e "$ROOT/current" ]; then foreign_listener "$port"; fi
   if first_line "$S/epoch"; then fact "epoch $line"; fi
@@ -337,6 +350,31 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
   service_facts
+  wait $machine $disk
+}
+machine_facts() {
+  first_line /proc/sys/kernel/arch || line=$(uname -m)
+  fact "machine $line"
+  case $line in
+    x86_64|i?86) fact "page_size 4096" ;;
+    *) if has getconf; then fact "page_size $(getconf PAGESIZE 2>/dev/null)"; fi ;;
+  esac
+  if has getconf; then fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"; fi
+  if systemd_answers; then
+    line=$(systemctl --version 2>/dev/null)
+    fact "systemd ${line%%"$NL"*}"
+  fi
+}
+disk_facts() {
+  dir=$ROOT
+  while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
+  line=$(df -Pi "$dir" 2>/dev/null)
+  fact "inodes ${line##*"$NL"}"
+  line=$(df -Pk "$dir" 2>/dev/null)
+  fact "space ${line##*"$NL"}"
+  # shellcheck disable=SC2086
+  mount_flags ${line##*"$NL"}
+  if [ "$SCOPE" = system ]; then loose_parents; fi
 }
 # What a plan compares itself with.
 texts() {
@@ -488,9 +526,10 @@ unpack_copied() { # RELEASE PACKAGE
   take_in "$2.tar" "$2" incoming.tar || { bad patch "$reason"; return 1; }
   unpack_tar "$1" '' incoming.tar
 }
-# What was sent, as $S/AS. Copied before it is verified: the login user could change its own file in between.
+# What was sent, as $S/AS. Copied before it is verified: another login user could change its own file in between.
 take_in() { # FILE SHA256 AS
-  err=$(cp "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
+  if [ -n "${SUDO_UID:-}" ]; then taking='cp'; else taking='mv -f'; fi
+  err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
   incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   rm -f "$INCOMING/$NAME".*
@@ -538,15 +577,15 @@ verify_tree() { # DIR
     return 1
   fi
 }
-# Publishing: verify, sync files and folders, mark, sync, rename, sync the parent.
+# Publishing: verify, mark, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
 seal() { # RELEASE PACKAGE VERSION
   tmp=$ROOT/releases/.tmp-$1
   dir=$ROOT/releases/$1
   if [ -d "$tmp" ]; then
     verify_tree "$tmp" || return 1
+    write "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
+" || { bad failed "cannot write $tmp/COMPLETE (disk full?)"; return 1; }
     sync_tree "$tmp" || { bad failed "cannot sync $tmp"; return 1; }
-    put "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
-" && sync "$tmp" || { bad failed "cannot write $tmp/COMPLETE"; return 1; }
     if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
     mv "$tmp" "$dir" && sync "$ROOT/releases" || { bad failed "cannot publish $dir"; return 1; }
     if [ -d "$ROOT/releases/.old-$1" ]; then rm -rf "$ROOT/releases/.old-$1"; fi
@@ -719,7 +758,7 @@ install_unit() { # RELEASE
   # What systemd has never seen it reads when it is started.
   if [ -e "$UNIT_DIR/$UNIT" ]; then unit_load=; fi
   rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
-    sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" && sync "$UNIT_DIR" ||
+    sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
   # Its link is what starts the service after a power cut: systemctl does not sync it.
   err=$(sc enable --quiet --no-reload "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
@@ -758,9 +797,10 @@ read_guard() {
   [ $# -eq 8 ] || return 1
   g_back=$1 g_epoch=$2 g_to=$3 g_runs=$4 g_tries=$5 g_boot=$6 g_deadline=$7 g_grace=$8
 }
-write_guard() {
+write_guard() { put_guard && sync "$S"; }
+put_guard() {
   put "$S/guard" 600 "$g_back $g_epoch $g_to $g_runs $g_tries $g_boot $g_deadline $g_grace
-" && sync "$S"
+"
 }
 boot_id() { # -> $boot
   first_line /proc/sys/kernel/random/boot_id || line=unknown
@@ -771,11 +811,11 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   uptime_s
   g_back=$1 g_epoch=$EPOCH g_to=$2 g_runs=$3 g_tries=0 g_boot=$boot g_deadline=$((up + $4)) g_grace=$5
   if [ -e "$S/settled" ]; then rm -f "$S/settled"; fi
-  write_guard && boot_guard && journal armed "$1" || { bad failed "cannot write $S/guard (disk full?)"; return 1; }
+  put_guard && boot_guard && journal armed "$1" "$S" || { bad failed "cannot write $S/guard (disk full?)"; return 1; }
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
 }
-disarm_guard() {
-  rm -f "$S/guard" && journal disarmed "" "$S" || { bad failed "cannot remove $S/guard"; return 1; }
+disarm_guard() { # [RELEASE: confirmed by this]
+  rm -f "$S/guard" && { [ -z "${1:-}" ] || journal_line confirmed "$1"; } && journal disarmed "" "$S" || { bad failed "cannot remove $S/guard"; return 1; }
   # With nothing in service there is nothing to go back to at boot.
   if [ ! -e "$ROOT/current" ]; then remove_boot_guard; fi
   stop_timer
@@ -923,14 +963,15 @@ restart() {
   life_of "$ROOT/current"
   if [ -n "$takes_in" ]; then reload; return; fi
   if [ "$life" = systemd ]; then
-    sc reset-failed "$UNIT" 2>/dev/null
     if run_unit restart; then tell_invocation; return; fi
-    # 219: systemd itself could not make the cgroup, because the last one of that name was just going away.
-    if [ "$(sc show "$UNIT" -p ExecMainStatus --value 2>/dev/null)" = 219 ]; then
-      sleep 0.2
-      sc reset-failed "$UNIT" 2>/dev/null
-      if run_unit restart; then tell_invocation; return; fi
-    fi
+    case $(sc show "$UNIT" -p Result,ExecMainStatus 2>/dev/null) in
+      # Too many starts in a short time, of which ours are none too many. 219: systemd itself could not make the cgroup, because
+      # the last one of that name was just going away.
+      *Result=start-limit-hit*|*ExecMainStatus=219*)
+        sleep 0.2
+        sc reset-failed "$UNIT" 2>/dev/null
+        if run_unit restart; then tell_invocation; return; fi ;;
+    esac
     why_failed
     return 1
   fi
@@ -986,7 +1027,16 @@ END
   fi
 }
 is_up() { invocation; }
-tell_invocation() { invocation; started_as=$inv; fact "invocation $inv"; }
+tell_invocation() {
+  seen_at=0
+  if invocation && [ "$ups" = 0 ]; then uptime_cs; seen_at=$up; fi
+  started_as=$inv
+  fact "invocation $inv"
+}
+# That start was seen up less than 50 ms ago: asking again would tell the same.
+just_seen() { # INVOCATION
+  [ "$inv" = "$1" ] && [ "$seen_at" -gt 0 ] && uptime_cs && [ $((up - seen_at)) -lt 5 ]
+}
 why_failed() { # -> reason, with the last words of the service
   if [ "$life" = systemd ]; then
     detail=$(sc show "$UNIT" -p Result,ExecMainStatus,SubState 2>/dev/null | tr '\n' ' ')
@@ -1009,7 +1059,7 @@ last_words() { # LINES: the newest log lines of the current release, as output o
 stable() { # INVOCATION TENTHS
   ticks=0
   while :; do
-    if ! invocation; then
+    if ! just_seen "$1" && ! invocation; then
       why_failed
       [ "$life" = systemd ] && reason="the service is ${state:-gone} (${detail% })"
       return 1
@@ -1063,7 +1113,7 @@ confirm() { # RELEASE INVOCATION TENTHS [MESH: the generation that the same run 
     mkdir -p "$S/meshes" && put "$S/meshes/$1" 600 "$4
 " || { bad failed "cannot write $S/meshes/$1 (disk full?)"; return 1; }
   fi
-  record "$1" proven && disarm_guard && journal confirmed "$1"
+  record "$1" proven && disarm_guard "$1"
 }
 prune() { # RELEASES...
   current_id

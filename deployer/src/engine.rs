@@ -8,7 +8,7 @@ use crate::request::{TaskReport, Verb};
 use crate::run::{Run, RunEnd};
 use crate::shell::{BEAT, Frame, HostShell, Stage};
 use crate::{health, sudo};
-use roadie_model::definition::{Host, Service};
+use roadie_model::definition::{Host, Scope, Service};
 use roadie_model::event::{EventKind, HostReport};
 use roadie_model::facts::HostFacts;
 use roadie_model::id::ReleaseId;
@@ -213,6 +213,21 @@ pub async fn proceed(
     (TaskReport { host: host.name.clone(), service: service.name.clone(), report }, before)
 }
 
+/// Takes in what a stage tells, up to its end. A shell that failed has left.
+async fn hear(mut shell: HostShell, observation: &mut Observation) -> Result<HostShell, Failure> {
+    loop {
+        match shell.frame().await? {
+            Frame::Fact(key, value) => observation.add(&key, &value),
+            Frame::Fail(_, kind, text) => {
+                shell.close().await;
+                return Err(Failure::host(&kind, &text));
+            }
+            Frame::End => return Ok(shell),
+            _ => {}
+        }
+    }
+}
+
 /// An empty report of class `outcome`.
 pub fn report(outcome: Outcome, summary: impl Into<String>) -> HostReport {
     HostReport {
@@ -286,6 +301,12 @@ impl Task<'_> {
     fn has_one_of(&self, packages: &[Package]) -> bool {
         let last = self.controller.stock.last(&self.service.name, &self.host.name);
         packages.iter().any(|p| Some(&p.id) == last.as_ref())
+    }
+
+    /// As far as is known here, the host has never seen us. Not with sudo, which writes whole commands into the system's log.
+    fn is_new_to_host(&self) -> bool {
+        let direct = self.host.user.as_deref() == Some("root") || self.service.deploy.scope == Scope::User;
+        direct && !self.host.local && self.controller.stock.last(&self.service.name, &self.host.name).is_none()
     }
 
     /// Observes and plans. `Err` is a report: what was only to be read, nothing to do, or a failure.
@@ -373,7 +394,6 @@ impl Task<'_> {
     ) -> Result<(HostShell, HostFacts), Failure> {
         let limit = self.host.connect_timeout + Duration::from_secs(20);
         let work = async {
-            let mut shell = HostShell::open(session, self.service).await?;
             let mut stage = Stage::default();
             if lock {
                 stage.call("lock", &[&self.controller.options.identity]);
@@ -384,23 +404,18 @@ impl Task<'_> {
             if look_for.texts {
                 stage.call("texts", &[]);
             }
+            let mut shell = HostShell::open(session, self.service, &stage, self.is_new_to_host()).await?;
+            let mut observation = Observation::default();
+            shell = hear(shell, &mut observation).await?;
             if let Some((interface, port)) = &look_for.mesh {
+                // Too long to be a part of a command.
+                let mut stage = Stage::default();
                 stage.call("eval", &[planner::MESH_SCRIPT]);
                 stage.call("mesh_observe", &[interface, &port.to_string()]);
+                shell.send(&stage).await?;
+                shell = hear(shell, &mut observation).await?;
             }
-            shell.send(&stage).await?;
-            let mut observation = Observation::default();
-            loop {
-                match shell.frame().await? {
-                    Frame::Fact(key, value) => observation.add(&key, &value),
-                    Frame::Fail(_, kind, text) => {
-                        shell.close().await;
-                        return Err(Failure::host(&kind, &text));
-                    }
-                    Frame::End => return Ok((shell, observation.finish())),
-                    Frame::Begin(_) | Frame::Out(..) | Frame::Done(..) => {}
-                }
-            }
+            Ok((shell, observation.finish()))
         };
         match tokio::time::timeout(limit, work).await {
             Ok(Ok(both)) => Ok(both),

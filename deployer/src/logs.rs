@@ -153,7 +153,6 @@ async fn read(
     sender: &mpsc::Sender<Message>,
 ) -> Result<(), Failure> {
     let session = controller.session(source.host).await?;
-    let mut shell = HostShell::open(&session, source.service).await?;
     let lines = match (query.lines, query.since_s) {
         (Some(n), _) => n.to_string(),
         (None, Some(_)) => String::new(),
@@ -165,7 +164,8 @@ async fn read(
         None => String::new(),
     };
     let follow = if query.follow { "1" } else { "0" };
-    shell.send_raw(&format!("logs {follow} {} {} {}", quote(&lines), quote(&since), quote(&release))).await?;
+    let script = format!("logs {follow} {} {} {}", quote(&lines), quote(&since), quote(&release));
+    let mut shell = HostShell::open_raw(&session, source.service, &script).await?;
     let oldest = query.since_s.map(|s| now_us() - i64::try_from(s).unwrap_or(i64::MAX / 1_000_000) * 1_000_000);
     while let Some(text) = shell.raw_line().await {
         let Some(line) = parse_line(source, &text, &release) else {

@@ -1,16 +1,23 @@
-//! One long-lived `sh` on a host, fed with the host script and then with stages; its answers are tagged lines.
+//! One long-lived `sh` on a host, which loads the host script and is then fed with stages; its answers are tagged lines.
 
 use crate::failure::Failure;
+use base64::Engine as _;
 use bytes::Bytes;
 use roadie_model::definition::{Lifecycle, RuntimeKind, Scope, Service};
 use roadie_model::sh::quote;
 use roadie_transport::{Chunk, Exit, Process, Session};
+use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::io::Write as _;
+use std::sync::{Arc, LazyLock};
 
 /// The only code that changes a host.
 const HOST_SCRIPT: &str = include_str!("../../templates/host.sh");
+/// Loads it there.
+const BOOT_SCRIPT: &str = include_str!("../../templates/boot.sh");
 
+/// What the shell says when it has not this host script. It is answered here.
+const NEED: &str = "need";
 /// Lines longer than this are cut: a host must not fill our memory.
 const MAX_LINE: usize = 64 << 10;
 /// Pause between two signs of life; the host ends a silent shell after 12 s.
@@ -47,26 +54,23 @@ pub struct HostShell {
 }
 
 impl HostShell {
-    /// Starts the shell (as root through `sudo -n` in system scope when the login user is not root) and loads the host script.
-    pub async fn open(session: &Arc<dyn Session>, service: &Service) -> Result<Self, Failure> {
-        let process = session.start(bootstrap(service)).await.map_err(Failure::transport)?;
-        let mut shell = Self { process, tag: tag(), stdout: Vec::new(), noise: Vec::new(), exit: None, leaving: false };
-        let preamble = shell.preamble(service);
-        shell.write(preamble).await?;
-        Ok(shell)
+    /// Starts the shell (as root through `sudo -n` in system scope when the login user is not root) with its first stage, whose
+    /// frames follow until [`Frame::End`]. The stage is part of the command, so it is small and nothing in it is secret.
+    /// With `give` the host script is part of it too: that saves a round trip where the host does not have it.
+    pub async fn open(session: &Arc<dyn Session>, service: &Service, first: &Stage, give: bool) -> Result<Self, Failure> {
+        Self::start(session, service, &first.wrapped(), give).await
     }
 
-    fn preamble(&self, service: &Service) -> String {
-        // One word: a cut connection leaves nothing half-defined, and the text is at hand to be kept on the host.
-        format!(
-            "LOGIN_HOME=$1\nBASE={}\nR={} NAME={} SCOPE={} LIFE={}\nSCRIPT={}\neval \"$SCRIPT\"\n",
-            quote(""),
-            quote(&self.tag),
-            quote(service.name.as_str()),
-            if is_system(service) { "system" } else { "user" },
-            lifecycle_word(service.deploy.lifecycle),
-            quote(HOST_SCRIPT.trim_end()),
-        )
+    /// Starts the shell with a script that prints raw lines instead of frames and reads standard input itself.
+    pub async fn open_raw(session: &Arc<dyn Session>, service: &Service, script: &str) -> Result<Self, Failure> {
+        Self::start(session, service, &raw(script), false).await
+    }
+
+    async fn start(session: &Arc<dyn Session>, service: &Service, first: &str, give: bool) -> Result<Self, Failure> {
+        let tag = tag();
+        let command = bootstrap(service, &boot(service, &tag, first, give));
+        let process = session.start(&command).await.map_err(Failure::transport)?;
+        Ok(Self { process, tag, stdout: Vec::new(), noise: Vec::new(), exit: None, leaving: false })
     }
 
     async fn write(&mut self, text: String) -> Result<(), Failure> {
@@ -77,17 +81,21 @@ impl HostShell {
         }
     }
 
+    async fn write_counted(&mut self, text: &str) -> Result<(), Failure> {
+        self.write(format!("{}\n{text}", text.len())).await
+    }
+
     /// Sends one stage. Its frames follow until [`Frame::End`].
     pub async fn send(&mut self, stage: &Stage) -> Result<(), Failure> {
-        self.write(format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n}} </dev/null 2>&1\n", stage.text)).await
+        self.write_counted(&stage.wrapped()).await
     }
 
     /// Sends the last stage: when all of it goes well the shell leaves behind it, which saves the round trip of asking it to.
     pub async fn send_last(&mut self, stage: &Stage) -> Result<(), Failure> {
         self.leaving = true;
         let text =
-            format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1\n", stage.text);
-        self.write(text).await
+            format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1", stage.text);
+        self.write_counted(&text).await
     }
 
     /// Says now and then that we are there, for as long as this is polled: a shell that hears nothing is ended by its host.
@@ -107,7 +115,7 @@ impl HostShell {
 
     /// Sends a script that prints raw lines instead of frames and reads standard input itself.
     pub async fn send_raw(&mut self, script: &str) -> Result<(), Failure> {
-        self.write(format!("{{\n{script}\nexit 0\n}}\n")).await
+        self.write_counted(&raw(script)).await
     }
 
     /// The next frame. Untagged lines are kept as noise for messages.
@@ -117,7 +125,12 @@ impl HostShell {
     pub async fn frame(&mut self) -> Result<Frame, Failure> {
         loop {
             while let Some(line) = self.take_line() {
-                match line.strip_prefix(self.tag.as_str()).and_then(|rest| parse_frame(rest.trim_start_matches(' '))) {
+                let told = line.strip_prefix(self.tag.as_str()).map(|rest| rest.trim_start_matches(' '));
+                if told == Some(NEED) {
+                    self.write_counted(HOST_SCRIPT.trim_end()).await?;
+                    continue;
+                }
+                match told.and_then(parse_frame) {
                     Some(frame) => {
                         // It goes on with stages: the way back.
                         self.leaving &= !matches!(frame, Frame::Fail(..));
@@ -142,7 +155,11 @@ impl HostShell {
     pub async fn raw_line(&mut self) -> Option<String> {
         loop {
             if let Some(line) = self.take_line() {
-                return Some(line);
+                if line.strip_prefix(self.tag.as_str()).map(str::trim) != Some(NEED) {
+                    return Some(line);
+                }
+                self.write_counted(HOST_SCRIPT.trim_end()).await.ok()?;
+                continue;
             }
             match self.process.next().await? {
                 Chunk::Stdout(data) => self.stdout.extend_from_slice(&data),
@@ -261,6 +278,14 @@ impl Stage {
     pub fn step(&mut self, id: u32, function: &str, args: &[&str]) {
         let _ = writeln!(self.text, "step {id} {function}{}", words(args));
     }
+
+    fn wrapped(&self) -> String {
+        format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n}} </dev/null 2>&1", self.text)
+    }
+}
+
+fn raw(script: &str) -> String {
+    format!("{{\n{script}\nexit 0\n}}")
 }
 
 fn words(args: &[&str]) -> String {
@@ -282,12 +307,44 @@ fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
     }
 }
 
+/// Loads the host script, carries out `first`, then what is sent.
+fn boot(service: &Service, tag: &str, first: &str, give: bool) -> String {
+    static SHA256: LazyLock<String> = LazyLock::new(|| hex(&Sha256::digest(HOST_SCRIPT.trim_end())));
+    static PACKED: LazyLock<String> = LazyLock::new(|| packed(HOST_SCRIPT.trim_end()));
+    let given = if give { PACKED.as_str() } else { "''" };
+    format!(
+        "LOGIN_HOME=$1 R={} NAME={} SCOPE={} LIFE={} SHA256={} GIVEN={given}\n{BOOT_SCRIPT}{first}\nserve",
+        quote(tag),
+        quote(service.name.as_str()),
+        if is_system(service) { "system" } else { "user" },
+        lifecycle_word(service.deploy.lifecycle),
+        *SHA256,
+    )
+}
+
+/// As gzip in base64: some servers take no command of more than 32 KiB. Nothing when that cannot be made.
+fn packed(text: &str) -> String {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let packed = gzip.write_all(text.as_bytes()).and_then(|()| gzip.finish());
+    packed.map_or_else(|_| "''".into(), |bytes| base64::engine::general_purpose::STANDARD.encode(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The command that becomes the shell.
-fn bootstrap(service: &Service) -> &'static str {
+fn bootstrap(service: &Service, boot: &str) -> String {
+    let boot = quote(boot);
     if is_system(service) {
-        r#"if [ "$(id -u)" = 0 ]; then exec sh -s -- "$HOME"; else exec sudo -n -- sh -s -- "$HOME"; fi"#
+        format!(
+            r#"b={boot}; if [ "$(id -u)" = 0 ]; then set -- "$HOME"; eval "$b"; else exec sudo -n -- sh -c "$b" sh "$HOME"; fi"#
+        )
     } else {
-        r#"exec sh -s -- "$HOME""#
+        format!(r#"set -- "$HOME"; eval {boot}"#)
     }
 }
 

@@ -80,7 +80,7 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "confirming leaves the guard armed",
-        patches: &[(r#"record "$1" proven && disarm_guard && journal"#, r#"record "$1" proven && journal"#)],
+        patches: &[(r#"record "$1" proven && disarm_guard "$1""#, r#"record "$1" proven"#)],
         fault: Fault::Kill,
         point: Point::After(6000),
         caught_by: "I4",

@@ -347,9 +347,12 @@ fn round_trips_of_a_routine_deploy() {
     };
     let stays = "stable_for: 300ms";
     let files = "    files: [{from: static, to: share/static}]\n";
+    // The first one brings the host script along, for which it is asked.
+    let first = trips(&text(&hosts, files, "", stays));
     let small = trips(&text(&hosts[..1], "", "", stays));
     let large = trips(&text(&hosts[..1], files, "      setup_commands: [\"true\", \"true\", \"true\"]\n", stays));
     let fleet = trips(&text(&hosts, files, "      setup_commands: [\"true\", \"echo done\"]\n", stays));
+    assert!(first.iter().all(|n| *n == small[0] + 1), "{first:?} {small:?}");
     assert!(small[0] > 0 && small == large && fleet.iter().all(|n| *n == small[0]), "{small:?} {large:?} {fleet:?}");
     // With a probe over the connection. One that comes before the server listens is made again: the best of some counts.
     let mut best = u64::MAX;

@@ -124,20 +124,22 @@ fn what_is_waited_for_on_the_link() {
     };
     project.roadie(&["deploy", "--accept-new-host-keys"]).exits(0);
     let (whole, whole_bytes) = turns();
-    project.roadie(&["deploy"]).exits(0).says("nothing to do");
-    let (nothing, nothing_bytes) = turns();
-    let (run, _) = change(&project, &mut data, &hosts[0]);
-    let (small, small_bytes) = turns();
-    // A sign of life now and then is no wait, and the link cannot tell.
-    let beats = run.took.as_secs() / 3;
+    // What a busy machine sends in two pieces instead of one, with something heard in between, is one turn more on the link, and so
+    // is a sign of life now and then. Waiting once more would be one more every time: the best of some counts.
+    let (mut nothing, mut nothing_bytes, mut small, mut small_bytes) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+    for _ in 0..4 {
+        project.roadie(&["deploy"]).exits(0).says("nothing to do");
+        let (turns_of_nothing, bytes) = turns();
+        (nothing, nothing_bytes) = (nothing.min(turns_of_nothing), nothing_bytes.min(bytes));
+        change(&project, &mut data, &hosts[0]);
+        let (turns_of_change, bytes) = turns();
+        (small, small_bytes) = (small.min(turns_of_change), small_bytes.min(bytes));
+    }
     // Eight are the handshake, the login and the goodbye; an upload without bounds is told how much more it may send.
+    assert!(nothing <= 9 && small <= 12 && whole <= 30, "turns: {nothing} for nothing, {small} for a change, {whole} for all");
+    // The host has the host script from the first time.
     assert!(
-        nothing <= 10 && small <= 13 + beats && whole <= 30,
-        "turns: {nothing} for nothing, {small} for a change, {whole} for all"
-    );
-    // Most of what travels for nothing is the host script.
-    assert!(
-        nothing_bytes < 60_000 && small_bytes < nothing_bytes + 40_000 && whole_bytes > 4 * MIB,
+        nothing_bytes < 6_000 && small_bytes < nothing_bytes + 40_000 && whole_bytes > 4 * MIB,
         "{nothing_bytes}, {small_bytes}, {whole_bytes}"
     );
     project.roadie(&["cleanup", "--all", "--yes"]).exits(0);

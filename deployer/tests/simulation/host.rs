@@ -278,9 +278,9 @@ impl Link {
 
 #[async_trait]
 impl Session for Link {
-    async fn start(&self, _: &str) -> Result<Box<dyn Process>, TransportError> {
+    async fn start(&self, command: &str) -> Result<Box<dyn Process>, TransportError> {
         drop(self.boundary()?);
-        Ok(Box::new(Sh::new(self.world.clone(), self.connection)))
+        Ok(Box::new(Sh::new(self.world.clone(), self.connection, command)))
     }
 
     async fn run(&self, command: &str, _: Bytes, _: usize) -> Result<Output, TransportError> {
@@ -328,7 +328,8 @@ struct Sh {
     connection: u64,
     id: u64,
     tag: String,
-    loaded: bool,
+    /// The first stage, while the host script is waited for.
+    first: Option<String>,
     input: String,
     out: VecDeque<Chunk>,
     epoch: u64,
@@ -347,6 +348,9 @@ impl Drop for Sh {
     }
 }
 
+/// Behind it in the command comes the first stage.
+const LOADED: &str = "eval \"$SCRIPT\"\n";
+
 type Done = Result<String, (&'static str, String)>;
 
 fn failed(text: impl Into<String>) -> Done {
@@ -354,18 +358,23 @@ fn failed(text: impl Into<String>) -> Done {
 }
 
 impl Sh {
-    fn new(world: Shared, connection: u64) -> Self {
-        let id = {
+    fn new(world: Shared, connection: u64, command: &str) -> Self {
+        // A host that no run has changed yet does not have the script.
+        let (id, knows) = {
             let mut w = look(&world);
             w.starts += 1;
-            w.starts
+            (w.starts, w.disk.epoch > 0)
         };
-        Self {
+        let words = commands(&format!("{command}\n")).into_iter().flatten();
+        let boot = words.into_iter().find(|word| word.contains(LOADED)).expect("a command that loads the script");
+        let tag = boot.split(" NAME=").next().and_then(|t| t.rsplit("R=").next()).unwrap_or_default();
+        let first = boot.rsplit(LOADED).next().and_then(|rest| rest.strip_suffix("\nserve")).expect("a stage, and serve");
+        let mut shell = Self {
             world,
             connection,
             id,
-            tag: String::new(),
-            loaded: false,
+            tag: tag.trim_matches('\'').to_owned(),
+            first: Some(first.to_owned()),
             input: String::new(),
             out: VecDeque::new(),
             epoch: 0,
@@ -373,6 +382,18 @@ impl Sh {
             stopped: false,
             undoing: false,
             ended: false,
+        };
+        if knows || !boot.contains("GIVEN=''") {
+            shell.begin();
+        } else {
+            shell.say("need");
+        }
+        shell
+    }
+
+    fn begin(&mut self) {
+        if let Some(first) = self.first.take() {
+            self.stage(&first);
         }
     }
 
@@ -385,24 +406,28 @@ impl Sh {
     }
 
     fn read(&mut self) {
-        if !self.loaded {
-            let Some(end) = self.input.find("eval \"$SCRIPT\"\n") else { return };
-            let tag = self.input.split(" NAME=").next().and_then(|t| t.rsplit("R=").next()).unwrap_or_default();
-            self.tag = tag.trim_matches('\'').to_owned();
-            self.input.drain(..end + "eval \"$SCRIPT\"\n".len());
-            self.loaded = true;
+        while let Some((line, rest)) = self.input.split_once('\n') {
+            if line == "beat" {
+                self.input = rest.to_owned();
+                continue;
+            }
+            let length: usize = line.parse().expect("the length of what follows");
+            let Some(text) = rest.get(..length).map(str::to_owned) else { return };
+            self.input = rest[length..].to_owned();
+            if self.first.is_some() {
+                self.begin();
+            } else {
+                self.stage(&text);
+            }
         }
-        while let Some(rest) = self.input.strip_prefix("beat\n") {
-            self.input = rest.to_owned();
-        }
-        let Some(end) = self.input.find("\n} </dev/null 2>&1\n") else { return };
-        let stage: String = self.input.drain(..end + "\n} </dev/null 2>&1\n".len()).collect();
-        for words in commands(&stage) {
+    }
+
+    fn stage(&mut self, text: &str) {
+        for words in commands(&format!("{text}\n")) {
             if self.ended || !self.call(&words) {
                 return;
             }
         }
-        self.read();
     }
 
     /// One command of a stage; `false` when the connection is over. What was sent whole is done all the same, unless the host
