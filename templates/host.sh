@@ -505,7 +505,7 @@ out() { # prints standard input as output of the running step
 
 unpack_archive() { # RELEASE PACKAGE SHA256
   take_in "$2.tar.gz" "$3" incoming.gz || return 1
-  unpack_tar "$1" -z incoming.gz
+  unpack_tar "$1" -z incoming.gz "$3"
 }
 # The package made again from the files of an older release and a patch. Its id is the digest of its tar. What goes wrong here
 # makes the controller send all of it.
@@ -523,23 +523,31 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
 }
 # The tar that the sftp server put together from what was sent and files of an older release.
 unpack_copied() { # RELEASE PACKAGE
-  take_in "$2.tar" "$2" incoming.tar || { bad patch "$reason"; return 1; }
+  take_in "$2.tar" '' incoming.tar && is_sent "$S/incoming.tar" "$2" || { rm -f "$S/incoming.tar"; bad patch "$reason"; return 1; }
   unpack_tar "$1" '' incoming.tar
 }
-# What was sent, as $S/AS. Copied before it is verified: another login user could change its own file in between.
-take_in() { # FILE SHA256 AS
+# What was sent, as $S/AS. Of another login user it is copied, then verified: they could change their own file in between. Of our own
+# only the files that come out of it are, against the manifest.
+take_in() { # FILE SHA256-or-nothing AS
   if [ -n "${SUDO_UID:-}" ]; then taking='cp'; else taking='mv -f'; fi
   err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
   incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   rm -f "$INCOMING/$NAME".*
-  [ "$(sha "$S/$3")" = "$2" ] || { rm -f "$S/$3"; bad integrity "the archive that arrived is not the one that was sent"; }
+  [ -z "${SUDO_UID:-}" ] || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
 }
-unpack_tar() { # RELEASE FLAG FILE
+is_sent() { # FILE SHA256
+  [ "$(sha "$1")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
+}
+unpack_tar() { # RELEASE FLAG FILE [SHA256]
   tmp=$ROOT/releases/.tmp-$1
   # shellcheck disable=SC2086 # a flag or none
-  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) ||
-    { bad failed "cannot unpack: $err"; rm -f "$S/incoming.gz" "$S/incoming.tar"; return 1; }
+  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) || {
+    bad failed "cannot unpack: $err"
+    [ -z "${4:-}" ] || is_sent "$S/$3" "$4"
+    rm -f "$S/incoming.gz" "$S/incoming.tar"
+    return 1
+  }
   rm -f "$S/incoming.gz" "$S/incoming.tar"
 }
 unpack_release() { # RELEASE FROM
