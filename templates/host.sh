@@ -232,7 +232,8 @@ leave() {
 serve() {
   while IFS= read -r length; do
     if [ "$length" = beat ]; then beat; continue; fi
-    text=$(head -c "$length")
+    # Without the lock: it may outlive us, waiting for the rest on a line that is cut.
+    text=$(head -c "$length" 9>&-)
     # Cut off in the middle: nothing of it is done.
     [ "${#text}" -eq "$length" ] || exit 1
     eval "$text"
@@ -310,10 +311,10 @@ keep_script() {
 observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   port=${1:-}
   [ $# -eq 0 ] || shift
-  # Beside the rest: each of these programs takes a millisecond, and systemctl some.
-  machine_facts 9>&- &
+  # Beside the rest: each of these programs takes a millisecond, and systemctl some. One that hangs must not keep the lock.
+  ( exec 9>&-; machine_facts ) &
   machine=$!
-  disk_facts 9>&- &
+  ( exec 9>&-; disk_facts ) &
   disk=$!
   while read -r key line _; do
     if [ "$key" = Uid: ]; then fact "uid $line"; break; fi

@@ -69,6 +69,7 @@ def real_fleet(section, folder, options):
                 for number in range(options.runs):
                     say(f"{count} host(s), round {number + 1} of {options.runs}")
                     reset(lab, count)
+                    roadie.forget()
                     cold.append(watched(roadie))
                     same.append(watched(roadie))
                 reset(lab, count)

@@ -91,6 +91,10 @@ class Roadie:
     def measured(self, *words):
         return measured([*self.command, *words], cwd=self.folder, env=self.env)
 
+    def forget(self):
+        """Takes away what it remembers of hosts: one that has nothing was never deployed to from here."""
+        shutil.rmtree(f"{self.home}/.cache/roadie/packages/refs", ignore_errors=True)
+
     def pack(self):
         """Packs, so that what is timed is the way to the host; gives the package's id."""
         lines = [json.loads(line) for line in self.verb("pack", "--json").splitlines()]

@@ -120,6 +120,10 @@ class OurRoadie(Tool):
     def deploy(self):
         return self.roadie.timed("deploy")
 
+    def cold(self):
+        self.roadie.forget()
+        return self.deploy()
+
 
 class OneScript(Tool):
     """All of it in one script over one cold connection: what nothing that logs in can be much faster than."""
