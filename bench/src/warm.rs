@@ -17,6 +17,9 @@ pub struct Warm {
     pub times: usize,
 }
 
+/// Between two deployments.
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// Deploys, and prints how long each time took; the first connects.
 pub async fn run(warm: &Warm) -> Result<(), String> {
     let definition = definition(&warm.file)?;
@@ -30,6 +33,8 @@ pub async fn run(warm: &Warm) -> Result<(), String> {
     let verb = Verb::Deploy { packages: vec![package], skip_health: false, saved: None };
     for time in 0..warm.times {
         let group = Group { service: service.clone(), hosts: service.hosts.clone(), verb: verb.clone() };
+        // Nobody deploys again at the very moment that a deployment ended.
+        tokio::time::sleep(PAUSE).await;
         let began = Instant::now();
         let reports = controller.run(vec![vec![group]]).await;
         let took = began.elapsed().as_secs_f64();
