@@ -21,7 +21,8 @@ else
   if [ "${KEPT%% *}" != "$SHA256" ]; then KEPT='' SCRIPT=''; fi
 fi
 if [ -z "$SCRIPT" ]; then
-  printf '%s need\n' "$R"
+  # On a line of its own, whatever the login shell has printed.
+  printf '\n%s need\n' "$R"
   IFS= read -r size && SCRIPT=$(head -c "$size") && [ "${#SCRIPT}" -eq "$size" ] || exit 1
 fi
 eval "$SCRIPT"

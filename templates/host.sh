@@ -2,7 +2,8 @@
 #
 # boot.sh loads it into a shell over an ssh session (or on this machine); `serve` then carries out one compound command per stage.
 # A stage is there whole before it runs, so a connection that is cut while sending cannot run half of it. Answers are lines
-# that start with a tag only this session knows ($R); everything else on standard output is noise.
+# that start with a tag of this session alone ($R); everything else on standard output is noise. What steps and services print goes
+# out behind that tag and `out`, so none of it can pass for an answer.
 #
 # Set before this text by whoever runs it: R (answer tag), NAME (service), SCOPE (system|user), LIFE (systemd|simple),
 # LOGIN_HOME, BASE (folder of all services). KEPT is set when the text came from the host itself.
@@ -10,8 +11,8 @@
 #
 # shellcheck shell=sh
 # SC2015: `a && b || { bad ...; return 1; }` is meant as it reads: any failure of the chain is the failure.
-# SC2153: the variables in capitals come from the controller. SC3013: -ef is in dash, bash, ksh and busybox.
-# shellcheck disable=SC2015,SC2153,SC3013
+# SC2153: the variables in capitals come from the controller. SC3013, SC3067: -ef and -O are in dash, bash, ksh and busybox.
+# shellcheck disable=SC2015,SC2153,SC3013,SC3067
 set -u
 LC_ALL=C
 PATH=${PATH:-/bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -49,6 +50,7 @@ step_id=0
 timers=0
 stopped=
 started_as=
+may_have_failed=1
 seen_at=0
 inv=
 unit_load=
@@ -229,6 +231,7 @@ leave() {
   :
 }
 # Carries out what the controller sends, for as long as it is there: the length of a stage in a line, then the stage; or `beat`.
+# Nothing is sent behind a stage before its end was told: busybox's head reads more than it is asked for.
 serve() {
   while IFS= read -r length; do
     if [ "$length" = beat ]; then beat; continue; fi
@@ -303,7 +306,9 @@ undoing() {
 }
 # This script stays on the host, for the guard and for the supervisor of the simple lifecycle.
 keep_script() {
-  [ -z "$KEPT" ] || return 0
+  # Another run may have taken all away since ours was loaded.
+  if [ -n "$KEPT" ] && [ -e "$S/host.sh" ]; then return 0; fi
+  if [ -e "$S/host.sh" ] && [ "$(cat "$S/host.sh")" = "$SCRIPT" ]; then KEPT=1; return 0; fi
   put "$S/host.sh" 700 "$SCRIPT
 " && sync "$S" && KEPT=1
 }
@@ -333,8 +338,11 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
     fact "current $cur"
     if first_line "$S/meshes/$cur"; then fact "came_with $line"; fi
   fi
+  service_facts
   # One program for all digests: a host may hold many releases.
   sums=$NL$(sha256sum "$ROOT"/releases/*/MANIFEST "$UNIT_DIR/$UNIT" 2>/dev/null)$NL
+  # What follows may be long, and bash writes long lines in pieces.
+  wait $machine $disk
   for f in "$S"/records/*; do
     case $f in *.new) continue ;; esac
     first_line "$f" || continue
@@ -350,11 +358,9 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/setup"; then fact "setup $line"; fi
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
-  service_facts
-  wait $machine $disk
 }
 machine_facts() {
-  first_line /proc/sys/kernel/arch || line=$(uname -m)
+  line=$(uname -m)
   fact "machine $line"
   case $line in
     x86_64|i?86) fact "page_size 4096" ;;
@@ -453,6 +459,7 @@ service_facts() {
     systemd_answers || return 0
     while IFS= read -r line; do
       fact "unit_state $line"
+      case $line in ActiveState=active|ActiveState=inactive) may_have_failed= ;; esac
       # One that it still remembers as failed is not looked for again.
       case $line in LoadState=*) unit_load=${line#*=} ;; ActiveState=inactive) ;; ActiveState=*) unit_load= ;; esac
     done <<END
@@ -530,13 +537,15 @@ unpack_copied() { # RELEASE PACKAGE
 # What was sent, as $S/AS. Of another login user it is copied, then verified: they could change their own file in between. Of our own
 # only the files that come out of it are, against the manifest.
 take_in() { # FILE SHA256-or-nothing AS
-  if [ -n "${SUDO_UID:-}" ]; then taking='cp'; else taking='mv -f'; fi
+  if comes_from_us; then taking='mv -f'; else taking='cp'; fi
   err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
   incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   rm -f "$INCOMING/$NAME".*
-  [ -z "${SUDO_UID:-}" ] || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
+  comes_from_us || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
 }
+# The login user is the one that we are: nobody else can put anything there.
+comes_from_us() { [ -O "$LOGIN_HOME" ] && [ -O "$LOGIN_HOME/.roadie" ] && [ -O "$INCOMING" ]; }
 is_sent() { # FILE SHA256
   [ "$(sha "$1")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
 }
@@ -972,7 +981,10 @@ restart() {
   life_of "$ROOT/current"
   if [ -n "$takes_in" ]; then reload; return; fi
   if [ "$life" = systemd ]; then
+    # After a crash loop systemd refuses further starts for a while.
+    if [ -n "$may_have_failed" ]; then sc reset-failed "$UNIT" 2>/dev/null; fi
     if run_unit restart; then tell_invocation; return; fi
+    may_have_failed=1
     case $(sc show "$UNIT" -p Result,ExecMainStatus 2>/dev/null) in
       # Too many starts in a short time, of which ours are none too many. 219: systemd itself could not make the cgroup, because
       # the last one of that name was just going away.

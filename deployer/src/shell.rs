@@ -18,6 +18,8 @@ const BOOT_SCRIPT: &str = include_str!("../../templates/boot.sh");
 
 /// What the shell says when it has not this host script. It is answered here.
 const NEED: &str = "need";
+/// A first stage of more bytes is sent behind the command: some servers take no long ones.
+const MOST_IN_COMMAND: usize = 4 << 10;
 /// Lines longer than this are cut: a host must not fill our memory.
 const MAX_LINE: usize = 64 << 10;
 /// Pause between two signs of life; the host ends a silent shell after 12 s.
@@ -58,7 +60,14 @@ impl HostShell {
     /// frames follow until [`Frame::End`]. The stage is part of the command, so it is small and nothing in it is secret.
     /// With `give` the host script is part of it too: that saves a round trip where the host does not have it.
     pub async fn open(session: &Arc<dyn Session>, service: &Service, first: &Stage, give: bool) -> Result<Self, Failure> {
-        Self::start(session, service, &first.wrapped(), give).await
+        let give = give && session.takes_long_commands();
+        if first.text.len() <= MOST_IN_COMMAND {
+            return Self::start(session, service, &first.wrapped(), give).await;
+        }
+        let mut shell = Self::start(session, service, &Stage::default().wrapped(), give).await?;
+        while shell.frame().await? != Frame::End {}
+        shell.send(first).await?;
+        Ok(shell)
     }
 
     /// Starts the shell with a script that prints raw lines instead of frames and reads standard input itself.
@@ -81,6 +90,7 @@ impl HostShell {
         }
     }
 
+    /// Nothing may be sent behind it until its end was heard: the host's `head` may read on.
     async fn write_counted(&mut self, text: &str) -> Result<(), Failure> {
         self.write(format!("{}\n{text}", text.len())).await
     }
@@ -322,7 +332,7 @@ fn boot(service: &Service, tag: &str, first: &str, give: bool) -> String {
     )
 }
 
-/// As gzip in base64: some servers take no command of more than 32 KiB. Nothing when that cannot be made.
+/// As gzip in base64, 20 KB. Nothing when that cannot be made.
 fn packed(text: &str) -> String {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     let packed = gzip.write_all(text.as_bytes()).and_then(|()| gzip.finish());

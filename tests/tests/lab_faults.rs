@@ -39,6 +39,22 @@ fn sshd(host: &LabHost, settings: &str) {
     std::thread::sleep(std::time::Duration::from_millis(500));
 }
 
+/// After a crash loop systemd refuses further starts for a while. Who mended the cause and asks for a start gets one.
+#[test]
+fn a_service_that_crashed_often_starts_as_soon_as_it_is_mended() {
+    let Some(hosts) = lab("a_service_that_crashed_often_starts_as_soon_as_it_is_mended", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "deploy", "", HEALTH, "");
+    project.roadie(&["deploy"]).exits(0);
+    host.root(
+        "chmod -x /opt/roadie/hello/current/bin/hello; systemctl kill -s KILL roadie-hello; n=0; \
+         until systemctl is-failed -q roadie-hello; do n=$((n+1)); [ $n -lt 600 ] || exit 1; systemctl start roadie-hello 2>/dev/null; sleep 0.1; done; \
+         ! systemctl start roadie-hello 2>/dev/null; chmod +x /opt/roadie/hello/current/bin/hello",
+    );
+    project.roadie(&["restart"]).exits(0);
+    project.roadie(&["cleanup", "--all", "--yes"]).exits(0);
+}
+
 #[test]
 fn links_that_lose_or_are_slow() {
     let Some(hosts) = lab("links_that_lose_or_are_slow", 1) else { return };

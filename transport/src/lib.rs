@@ -98,6 +98,11 @@ pub trait Session: Send + Sync {
     /// Readies the session for its next command in the background, where that saves a round trip. Nothing has to come of it.
     fn prepare_command(&self) {}
 
+    /// Whether a command may be of some 30 KB. Dropbear ends the connection over one of 9 KB.
+    fn takes_long_commands(&self) -> bool {
+        false
+    }
+
     /// Opens what an upload needs ahead of time, so that the first one costs no extra round trip: one channel, or, when it will be
     /// of so many `bytes`, up to four of those that it would use. Errors wait for the upload. What
     /// it does not use it gives back; without one it stays until the session ends.

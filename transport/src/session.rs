@@ -17,6 +17,7 @@ use roadie_model::package::Stretch;
 use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -132,11 +133,14 @@ impl Connection {
         if waits {
             self.round_trips.count();
         }
-        match channel.wait().now_or_never() {
-            // A server may close what is not used.
-            Some(None | Some(ChannelMsg::Close | ChannelMsg::Eof)) => None,
-            _ => Some((channel, place)),
+        while let Some(message) = channel.wait().now_or_never() {
+            if matches!(message, None | Some(ChannelMsg::Close | ChannelMsg::Eof)) {
+                // A server may close what is not used. One that is gone need not be told.
+                let _ = channel.close().await;
+                return None;
+            }
         }
+        Some((channel, place))
     }
 
     async fn open_session(&self) -> Result<Channel<Msg>, russh::Error> {
@@ -161,9 +165,8 @@ impl Connection {
         let (half, writer) = channel.split();
         let reader = SshReader { half, exit: None, ended: false, sent: true, round_trips: self.round_trips.clone() };
         let open = Open { reader: Buffered::new(reader), writer, _place: place };
-        // The login shell may be fish or csh: all it has to understand is this. No reply is waited for: a refused exec shows as
-        // a closed channel.
-        let sent = open.writer.exec(false, format!("exec sh -c {}", quote(command))).await;
+        // No reply is waited for: a refused exec shows as a closed channel.
+        let sent = open.writer.exec(false, for_any_shell(command)).await;
         let process = SshProcess { open: Some(open) };
         sent.map_err(|e| self.dead(&e))?;
         Ok(process)
@@ -209,15 +212,16 @@ fn said(reason: &ChannelOpenFailure) -> String {
 pub struct SshSession {
     connection: Arc<Connection>,
     uploader: Uploader,
+    is_openssh: bool,
 }
 
 impl SshSession {
-    pub(crate) fn new(handle: Handle<Client>, lost: LostReason, link: Link) -> Self {
+    pub(crate) fn new(handle: Handle<Client>, lost: LostReason, link: Link, is_openssh: bool) -> Self {
         let (channels, commands) = (Arc::new(Semaphore::new(MAX_CHANNELS)), Arc::new(Semaphore::new(MAX_COMMANDS)));
         let round_trips = RoundTrips::default();
         let (ahead, began) = (Mutex::default(), AtomicBool::new(false));
         let connection = Arc::new(Connection { handle, lost, channels, commands, ahead, began, link, round_trips });
-        Self { uploader: Uploader::new(connection.clone()), connection }
+        Self { uploader: Uploader::new(connection.clone()), connection, is_openssh }
     }
 }
 
@@ -233,6 +237,10 @@ impl Session for SshSession {
 
     fn prepare_command(&self) {
         self.connection.prepare_command();
+    }
+
+    fn takes_long_commands(&self) -> bool {
+        self.is_openssh
     }
 
     async fn prepare_upload(&self, bytes: Option<u64>) {
@@ -287,6 +295,24 @@ impl Session for SshSession {
         // The other side may be gone; there is nothing to do about it then.
         let _ = self.connection.handle.disconnect(Disconnect::ByApplication, "", "en").await;
     }
+}
+
+/// The command line by which any login shell has `sh` carry out `command`. Words of fish and csh end differently where a quoted text
+/// holds quotes, newlines or backslashes, so such a text travels as escapes that only printf reads.
+fn for_any_shell(command: &str) -> String {
+    let special = |c: char| "'\"\\\n!$`%".contains(c);
+    if !command.contains(['\'', '\n', '\\', '!']) {
+        return format!("exec sh -c {}", quote(command));
+    }
+    let mut text = String::with_capacity(command.len() + command.len() / 4);
+    for c in command.chars() {
+        if special(c) {
+            let _ = write!(text, "\\0{:03o}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    format!("exec sh -c 'eval \"$(printf %b \"{text}\")\"'")
 }
 
 /// What a command on an ssh channel says.
@@ -435,5 +461,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_any_shell;
+    use std::process::Command;
+
+    #[test]
+    fn any_text_survives_any_login_shell() {
+        let hostile = "printf '%s|' 'it'\\''s' \"q\" \\\\ '!x' '`id`' '$HOME' '100%' '%s\\n' 'ü'\nprintf '%s' 'second line'";
+        let expected = Command::new("sh").args(["-c", hostile]).output().unwrap_or_else(|e| panic!("{e}")).stdout;
+        assert!(expected.ends_with(b"|second line"), "{}", String::from_utf8_lossy(&expected));
+        for shell in ["sh", "dash", "bash", "fish", "tcsh"] {
+            // Those that are here.
+            let Ok(output) = Command::new(shell).args(["-c", &for_any_shell(hostile)]).output() else { continue };
+            assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&expected), "{shell}");
+        }
+        assert_eq!(for_any_shell("true"), "exec sh -c true");
     }
 }

@@ -17,12 +17,14 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// How OpenSSH's sshd greets.
+const OPENSSH: &[u8] = b"SSH-2.0-OpenSSH";
 /// How the reason begins when the host ended the connection on purpose.
 const GOODBYE: &str = "the host said goodbye";
 /// Head start of each address of a host over its next one.
@@ -107,6 +109,7 @@ pub(crate) struct Client {
     port: u16,
     verdict: Arc<Mutex<Option<TransportError>>>,
     lost: LostReason,
+    is_openssh: Arc<AtomicBool>,
 }
 
 impl client::Handler for Client {
@@ -124,7 +127,8 @@ impl client::Handler for Client {
         Ok(trusted)
     }
 
-    async fn kex_done(&mut self, _: Option<&[u8]>, names: &Names, _: &mut client::Session) -> Result<(), Self::Error> {
+    async fn kex_done(&mut self, _: Option<&[u8]>, names: &Names, session: &mut client::Session) -> Result<(), Self::Error> {
+        self.is_openssh.store(session.remote_sshid().starts_with(OPENSSH), Ordering::Relaxed);
         if names.cipher == cipher::CHACHA20_POLY1305 && !names.strict_kex() {
             // Open to the prefix truncation attack (CVE-2023-48795); AES comes first, so the server can do nothing better.
             let why = "the server offers only chacha20-poly1305 without strict key exchange, which is open to CVE-2023-48795";
@@ -307,12 +311,14 @@ async fn connect_once(options: &SshOptions) -> Result<Arc<SshSession>, Transport
     let stream = dial(options).await?;
     let verdict = Arc::new(Mutex::new(None));
     let lost: LostReason = Arc::default();
+    let is_openssh = Arc::new(AtomicBool::new(false));
     let client = Client {
         known_hosts: options.known_hosts.clone(),
         address: options.address.clone(),
         port: options.port,
         verdict: verdict.clone(),
         lost: lost.clone(),
+        is_openssh: is_openssh.clone(),
     };
     let known = options.known_hosts.known_algorithms(&options.address, options.port);
     let handshake = client::connect_stream(Arc::new(config(&known)), stream, client);
@@ -333,7 +339,7 @@ async fn connect_once(options: &SshOptions) -> Result<Arc<SshSession>, Transport
     match timeout(options.login_timeout, login.run()).await {
         Err(_) => Err(late("the login at")),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost, link))),
+        Ok(Ok(())) => Ok(Arc::new(SshSession::new(handle, lost, link, is_openssh.load(Ordering::Relaxed)))),
     }
 }
 
