@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Makes a package out of the files of an older one and a patch.
 const PATCH_SCRIPT: &str = include_str!("../../../templates/patch.pl");
+/// The same with requests to an sftp server instead of a patch.
+const COPY_SCRIPT: &str = include_str!("../../../templates/copied.sh");
 
 /// From this round trip on, a difference that has to be found first is waited for.
 const FAR: Duration = Duration::from_millis(5);
@@ -89,26 +91,23 @@ impl Run<'_> {
         self.send(id, &Parcel::whole(package), &self.incoming(&package.id, "tar.gz")).await
     }
 
-    /// Sends a patch; or what is new, which the host's sftp server then completes from what is there.
+    /// Sends a patch; or what an sftp server is to do, and has the host do it.
     async fn send_difference(&mut self, id: StepId, base: &ReleaseId, delta: &Delta, package: &Package) -> Result<(), Failure> {
         if delta.stretches.is_empty() {
             return self.send(id, &Parcel::of(delta), &self.incoming(&package.id, "patch.gz")).await;
         }
-        let (holes, tar) = (self.incoming(&package.id, "holes.gz"), self.incoming(&package.id, "tar"));
-        self.send(id, &Parcel::of(delta), &holes).await?;
+        let (requests, tar) = (self.incoming(&package.id, "requests.gz"), self.incoming(&package.id, "tar"));
+        self.send(id, &Parcel::of(delta), &requests).await?;
         let release = format!("{}/releases/{base}", self.plan.assumes.root);
-        let sources: Vec<String> = delta.sources.iter().map(|path| format!("{release}/{path}")).collect();
         let session = self.session.clone();
         let complete = async {
-            let completed = tokio::time::timeout(COMPLETED, async {
-                lay_down(&session, &holes, &tar).await?;
-                session.copy_stretches(&sources, &tar, &delta.stretches).await.map_err(Failure::transport)
-            });
+            let completed = tokio::time::timeout(COMPLETED, lay_down(&session, &release, &requests, &tar)).await;
             let late = || Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent");
-            let completed = completed.await.unwrap_or_else(|_| Err(late()));
+            let completed = completed.unwrap_or_else(|_| Err(late()));
             if completed.as_ref().is_err_and(|failure| !failure.lost) {
                 // All of it is sent now: that wants the space.
-                let away = format!("rm -f {} {}", quote(&holes), quote(&tar));
+                let [requests, tar, made] = [&requests, &tar, &format!("{tar}.made")].map(|path| quote(path));
+                let away = format!("rm -rf {requests} {tar} {made}");
                 let _ = tokio::time::timeout(TIDIED, session.run(&away, bytes::Bytes::new(), MAX_WORDS)).await;
             }
             completed
@@ -198,17 +197,17 @@ impl Run<'_> {
     }
 }
 
-/// Unpacks `holes` to `tar`, both below the login user's home.
-async fn lay_down(session: &Arc<dyn Session>, holes: &str, tar: &str) -> Result<(), Failure> {
-    let (holes, tar) = (quote(holes), quote(tar));
-    let command = format!("umask 077; rm -f {tar} && gzip -dc <{holes} >{tar} && rm -f {holes}");
+/// Makes `tar` of `release` as `requests` say, all seen from the login user's home.
+async fn lay_down(session: &Arc<dyn Session>, release: &str, requests: &str, tar: &str) -> Result<(), Failure> {
+    let words = [release, requests, tar].map(quote).join(" ");
+    let command = format!("exec sh -c {} sh {words}", quote(COPY_SCRIPT));
     let output = session.run(&command, bytes::Bytes::new(), MAX_WORDS).await.map_err(Failure::transport)?;
     match output.exit {
         Exit::Status(0) => Ok(()),
         Exit::Lost => Err(Failure::lost("connection closed".into())),
         _ => {
             let said = String::from_utf8_lossy(&output.stderr).lines().map(crate::shell::sanitise).collect::<Vec<_>>().join(" ");
-            Err(Failure::new(Outcome::FailedUnchanged, format!("the host could not unpack what is new: {said}")))
+            Err(Failure::new(Outcome::FailedUnchanged, format!("the host could not copy what is old: {said}")))
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What makes one package from another on a host that has the other: it travels instead of the archive. Perl applies a patch; a
-//! host without it has its sftp server copy what did not change.
+//! host without it has an sftp server copy what did not change, and write the rest.
 //!
 //! The old side is the concatenation of the files that the old release has unchanged, so a host needs nothing but that release.
 //! The new side is the tar whose sha256 is the new package's id: whatever comes out is checked as an archive would be. Nothing
@@ -12,11 +12,13 @@ mod copies;
 mod diagonals;
 mod index;
 mod patch;
+mod requests;
 mod sides;
 
 pub use apply::{PatchError, apply};
-pub use copies::{Copies, copies};
+pub use copies::{copies, write_requests};
 pub use patch::write as write_patch;
+pub use sides::OldSide;
 
 use crate::archive::Hashed;
 use crate::gzip::Gzip;
@@ -28,7 +30,7 @@ use std::path::Path;
 const MOST: u64 = 512 << 20;
 /// A patch is worth sending up to this share of the archive.
 const PATCH_PERCENT: u64 = 70;
-/// The same for what is copied, which takes the host less time and a few more round trips.
+/// The same for what is copied, which takes the host less time and one more round trip.
 const COPIES_PERCENT: u64 = 85;
 /// Behind it a patch gets hardly smaller.
 const LEVEL: u32 = 6;
@@ -52,16 +54,18 @@ pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize, means: Me
             (Vec::new(), PATCH_PERCENT)
         }
         Means::Copies => {
-            let found = copies(&old_side.bytes, &new_side, &old_side.sizes, threads)?;
-            found.write_with_holes(&mut gzip)?;
-            (found.stretches, COPIES_PERCENT)
+            let found = copies(&old_side.bytes, &new_side, &old_side.sizes, threads);
+            if found.is_empty() {
+                return Ok(None);
+            }
+            write_requests(&old_side, &new_side, &found, &mut gzip)?;
+            (found, COPIES_PERCENT)
         }
     };
     let mut out = gzip.finish()?;
     out.flush()?;
     let (sha256, bytes) = out.digest();
-    let wire = bytes + stretches.len() as u64 * copies::REQUEST;
-    let worth = wire.saturating_mul(100) <= new.archive_bytes.saturating_mul(most);
+    let worth = bytes.saturating_mul(100) <= new.archive_bytes.saturating_mul(most);
     Ok(worth.then(|| Delta { file: to.to_owned(), sha256, bytes, sources: old_side.paths, stretches }))
 }
 
@@ -71,7 +75,7 @@ fn comparable(old: &Package, new: &Package) -> bool {
 }
 
 /// Reads both sides, at once where there are threads for it.
-fn both(old: &Package, new: &Package, threads: usize) -> io::Result<(sides::OldSide, Vec<u8>)> {
+fn both(old: &Package, new: &Package, threads: usize) -> io::Result<(OldSide, Vec<u8>)> {
     if threads < 2 {
         return Ok((sides::old_side(old)?, sides::new_side(new)?));
     }
