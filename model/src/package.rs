@@ -34,40 +34,27 @@ pub struct Package {
 }
 
 /// How a host can make one package from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Means {
     /// perl applies a patch: `templates/patch.pl`.
     Perl,
-    /// gzip lays down what is new, then the sftp server copies stretches of old files into the holes (`copy-data`).
+    /// An sftp server copies stretches of old files and writes over what differs in them (`copy-data`): `templates/copied.sh`.
     Copies,
 }
 
 /// What makes one package from another, on a host that has the other unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
-    /// What is sent, gzip: a patch, or with `stretches` the new package's tar with zeros where they belong.
+    /// By what the host makes it.
+    pub means: Means,
+    /// What is sent, gzip: a patch, or requests to an sftp server.
     pub file: PathBuf,
     /// sha256 of that file, hex.
     pub sha256: String,
     /// Bytes of that file.
     pub bytes: u64,
-    /// The old side: paths in the old release, in the order in which the patch or the stretches count them.
+    /// The old side: paths in the old release, in the order in which the patch counts them.
     pub sources: Vec<String>,
-    /// What is copied into the tar, in its order and without overlaps. Never empty for [`Means::Copies`], always for a patch.
-    pub stretches: Vec<Stretch>,
-}
-
-/// A part of a new file that stands in an old one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stretch {
-    /// Which old file, counted from 0.
-    pub file: usize,
-    /// Where in that file, bytes.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-    /// Where in the new file, bytes.
-    pub to: u64,
 }
 
 /// The content of `metadata.json`. Unknown fields are ignored, an unknown schema is refused.

@@ -6,7 +6,6 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roadie_model::package::Stretch;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -117,18 +116,9 @@ pub trait Session: Send + Sync {
     /// The bytes are complete when this returns; whether they are durable and right is for the host to check.
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError>;
 
-    /// Whether the place can put stretches of its own files together: [`Session::copy_stretches`].
-    async fn copies_stretches(&self) -> bool {
+    /// Whether the place has an sftp server that copies between its own files (the extension `copy-data`).
+    async fn copies_files(&self) -> bool {
         false
-    }
-
-    /// Has the place copy `stretches` of `sources` into `remote`, which is there and keeps all else that it holds (the sftp
-    /// extension `copy-data`). Two round trips for up to 64 sources. Paths begin at the login user's home.
-    ///
-    /// What is at `remote` when this returns is for the host to check.
-    async fn copy_stretches(&self, sources: &[String], remote: &str, stretches: &[Stretch]) -> Result<(), TransportError> {
-        let _ = (sources, stretches);
-        Err(TransportError::Upload { path: remote.to_owned(), reason: "files are not copied here".into() })
     }
 
     /// Connects to `host:port` as seen from the place (`127.0.0.1` is the place itself).

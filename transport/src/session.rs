@@ -13,7 +13,6 @@ use crate::{Chunk, Exit, Output, Process, Progress, Sent, Session, Stream, Trans
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use roadie_model::package::Stretch;
 use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig};
@@ -251,12 +250,8 @@ impl Session for SshSession {
         self.uploader.upload(local, remote, progress).await
     }
 
-    async fn copies_stretches(&self) -> bool {
-        self.uploader.copies_stretches().await
-    }
-
-    async fn copy_stretches(&self, sources: &[String], remote: &str, stretches: &[Stretch]) -> Result<(), TransportError> {
-        self.uploader.copy_stretches(sources, remote, stretches).await
+    async fn copies_files(&self) -> bool {
+        self.uploader.copies_files().await
     }
 
     async fn forward(&self, host: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {

@@ -93,7 +93,7 @@ impl Run<'_> {
 
     /// Sends a patch; or what an sftp server is to do, and has the host do it.
     async fn send_difference(&mut self, id: StepId, base: &ReleaseId, delta: &Delta, package: &Package) -> Result<(), Failure> {
-        if delta.stretches.is_empty() {
+        if delta.means == Means::Perl {
             return self.send(id, &Parcel::of(delta), &self.incoming(&package.id, "patch.gz")).await;
         }
         let (requests, tar) = (self.incoming(&package.id, "requests.gz"), self.incoming(&package.id, "tar"));
@@ -187,7 +187,7 @@ impl Run<'_> {
         match &self.way {
             Way::Whole => stage.step(id, "unpack_archive", &[release.as_str(), package, sha256]),
             // The login user put it together: it is checked like all else that arrives.
-            Way::Patch(_, delta) if !delta.stretches.is_empty() => stage.step(id, "unpack_copied", &[release.as_str(), package]),
+            Way::Patch(_, delta) if delta.means == Means::Copies => stage.step(id, "unpack_copied", &[release.as_str(), package]),
             Way::Patch(base, delta) => {
                 let mut words = vec![release.as_str(), package, &delta.sha256, base.as_str(), PATCH_SCRIPT];
                 words.extend(delta.sources.iter().map(String::as_str));
@@ -225,7 +225,7 @@ async fn difference(
     let round_trip = session.round_trip_time()?;
     let means = if facts.has_perl {
         Means::Perl
-    } else if session.copies_stretches().await {
+    } else if session.copies_files().await {
         Means::Copies
     } else {
         return None;
@@ -240,7 +240,7 @@ async fn difference(
     };
     tracing::debug!(
         bytes = delta.bytes,
-        stretches = delta.stretches.len(),
+        means = ?delta.means,
         of = package.archive_bytes,
         base = base.id.short(),
         "sending the difference"

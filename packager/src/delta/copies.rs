@@ -5,7 +5,6 @@ use super::bytes::common_prefix;
 use super::patch::frames;
 use super::requests::Requests;
 use super::sides::OldSide;
-use roadie_model::package::Stretch;
 use std::io::{self, Write};
 use std::ops::Range;
 
@@ -13,6 +12,19 @@ use std::ops::Range;
 const LEAST: u64 = 32;
 /// Changed bytes that are nearer to each other are written in one go, with those between them.
 const NEAR: usize = 16;
+
+/// A part of the new side that stands in an old file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Which old file, counted from 0.
+    pub file: usize,
+    /// Where in that file, bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Where in the new side, bytes.
+    pub to: u64,
+}
 
 /// Finds the stretches of the new side that are nearly the same in the old one, in the order of the new side and without overlaps.
 /// None spans two files; `sizes` are those of the old side's files, in order.

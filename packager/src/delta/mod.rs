@@ -16,7 +16,7 @@ mod requests;
 mod sides;
 
 pub use apply::{PatchError, apply};
-pub use copies::{copies, write_requests};
+pub use copies::{Stretch, copies, write_requests};
 pub use patch::write as write_patch;
 pub use sides::OldSide;
 
@@ -48,10 +48,10 @@ pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize, means: Me
     let (old_side, new_side) = both(old, new, threads)?;
     let file = BufWriter::new(std::fs::File::create(to)?);
     let mut gzip = Gzip::with_level(Hashed::new(file), threads, LEVEL)?;
-    let (stretches, most) = match means {
+    let most = match means {
         Means::Perl => {
             patch::write(&old_side.bytes, &new_side, threads, &mut gzip)?;
-            (Vec::new(), PATCH_PERCENT)
+            PATCH_PERCENT
         }
         Means::Copies => {
             let found = copies(&old_side.bytes, &new_side, &old_side.sizes, threads);
@@ -59,14 +59,14 @@ pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize, means: Me
                 return Ok(None);
             }
             write_requests(&old_side, &new_side, &found, &mut gzip)?;
-            (found, COPIES_PERCENT)
+            COPIES_PERCENT
         }
     };
     let mut out = gzip.finish()?;
     out.flush()?;
     let (sha256, bytes) = out.digest();
     let worth = bytes.saturating_mul(100) <= new.archive_bytes.saturating_mul(most);
-    Ok(worth.then(|| Delta { file: to.to_owned(), sha256, bytes, sources: old_side.paths, stretches }))
+    Ok(worth.then(|| Delta { means, file: to.to_owned(), sha256, bytes, sources: old_side.paths }))
 }
 
 fn comparable(old: &Package, new: &Package) -> bool {

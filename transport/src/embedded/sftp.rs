@@ -118,52 +118,6 @@ fn entries(folder: &Path) -> std::io::Result<Vec<File>> {
     std::fs::read_dir(folder)?.map(entry).collect()
 }
 
-/// Bytes of one open file for another. A length of 0 means up to its end.
-struct CopyData {
-    from: String,
-    offset: u64,
-    length: u64,
-    to: String,
-    at: u64,
-}
-
-impl CopyData {
-    fn read(data: &[u8]) -> Option<Self> {
-        let mut rest = data;
-        let text = |rest: &mut &[u8]| -> Option<String> {
-            let (length, after) = rest.split_first_chunk::<4>()?;
-            let (text, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-            *rest = after;
-            String::from_utf8(text.to_vec()).ok()
-        };
-        let number = |rest: &mut &[u8]| -> Option<u64> {
-            let (number, after) = rest.split_first_chunk::<8>()?;
-            *rest = after;
-            Some(u64::from_be_bytes(*number))
-        };
-        let from = text(&mut rest)?;
-        let (offset, length) = (number(&mut rest)?, number(&mut rest)?);
-        let to = text(&mut rest)?;
-        Some(Self { from, offset, length, to, at: number(&mut rest)? })
-    }
-
-    fn run(&self, from: &std::fs::File, to: &std::fs::File) -> std::io::Result<()> {
-        let mut buffer = vec![0; MAX_READ as usize];
-        let mut done = 0;
-        while self.length == 0 || done < self.length {
-            let left = if self.length == 0 { u64::MAX } else { self.length - done };
-            let most = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
-            let read = from.read_at(&mut buffer[..most], self.offset.saturating_add(done))?;
-            if read == 0 {
-                return if self.length == 0 { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) };
-            }
-            to.write_all_at(&buffer[..read], self.at.saturating_add(done))?;
-            done += read as u64;
-        }
-        Ok(())
-    }
-}
-
 /// Two length-prefixed strings, as `posix-rename@openssh.com` carries them.
 fn two_strings(data: &[u8]) -> Option<(String, String)> {
     let one = |data: &[u8]| -> Option<(String, usize)> {
@@ -192,7 +146,6 @@ impl russh_sftp::server::Handler for Files {
         for (name, value) in [("posix-rename", "1"), ("statvfs", "2"), ("fsync", "1"), ("limits", "1")] {
             version.extensions.insert(format!("{name}@openssh.com"), value.into());
         }
-        version.extensions.insert("copy-data".into(), "1".into());
         Ok(version)
     }
 
@@ -303,11 +256,6 @@ impl russh_sftp::server::Handler for Files {
             "fsync@openssh.com" => {
                 let file = self.file(&one_string(&data).ok_or_else(bad)?)?;
                 Ok(Packet::Status(done(id, file.sync_all())?))
-            }
-            "copy-data" => {
-                let copy = CopyData::read(&data).ok_or_else(bad)?;
-                let (from, to) = (self.file(&copy.from)?, self.file(&copy.to)?);
-                Ok(Packet::Status(done(id, copy.run(from, to))?))
             }
             "posix-rename@openssh.com" => {
                 let (from, to) = two_strings(&data).ok_or_else(bad)?;

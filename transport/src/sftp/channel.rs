@@ -23,7 +23,7 @@ const INIT_TIMEOUT_S: u64 = 20;
 /// With less than this free, a write that failed did so for want of space.
 const NEARLY_FULL: u64 = 1 << 20;
 /// Copies between open files, on the server: draft-ietf-secsh-filexfer-extensions-00, section 7.
-pub(super) const COPY_DATA: &str = "copy-data";
+const COPY_DATA: &str = "copy-data";
 /// The bits of a mode that say what kind of file it is, and those of a regular file and a symbolic link.
 const KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;

@@ -1,13 +1,11 @@
 //! Uploads over SFTP: a deep write pipeline over one channel or several, with CLOSE right behind the last write. What an earlier
-//! upload left is kept. Without sftp: a command reads the file from its input. Where the server can, it also puts a file together
-//! from others that it has.
+//! upload left is kept. Without sftp: a command reads the file from its input.
 
 use crate::link::WINDOW;
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
 use channel::{Found, Opened, Sftp};
 use job::{Failure, Job};
-use roadie_model::package::Stretch;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
 use source::Source;
@@ -19,7 +17,6 @@ use std::time::Instant;
 use tokio::sync::OnceCell;
 
 mod channel;
-mod copying;
 mod exec;
 mod job;
 mod resume;
@@ -134,33 +131,8 @@ impl Uploader {
     }
 
     /// Whether the server has `copy-data`.
-    pub(crate) async fn copies_stretches(&self) -> bool {
+    pub(crate) async fn copies_files(&self) -> bool {
         self.opening.get().await.is_some_and(|sftp| sftp.copies)
-    }
-
-    /// A round trip for the files of each batch, and one for what is copied of them.
-    pub(crate) async fn copy_stretches(
-        &self,
-        sources: &[String],
-        remote: &str,
-        stretches: &[Stretch],
-    ) -> Result<(), TransportError> {
-        let connection = &self.opening.connection;
-        let there = |error| match connection.lost() {
-            Some(reason) => TransportError::Disconnected { reason },
-            None => TransportError::Upload { path: remote.to_owned(), reason: format!("it cannot be copied together: {error}") },
-        };
-        let Some(sftp) = self.opening.get().await.filter(|sftp| sftp.copies) else {
-            return Err(there(SftpError::UnexpectedBehavior("its sftp server does not copy".into())));
-        };
-        for (files, taken) in copying::batches(stretches) {
-            connection.round_trips.add(2);
-            tokio::select! {
-                copied = copying::copy(&sftp.raw, sources, remote, &files, &taken) => copied.map_err(there)?,
-                reason = connection.gone() => return Err(TransportError::Disconnected { reason }),
-            }
-        }
-        Ok(())
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
