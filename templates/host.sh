@@ -1068,13 +1068,26 @@ why_failed() { # -> reason, with the last words of the service
 }
 last_words() { # LINES: the newest log lines of the current release, as output of the running step
   life_of "$ROOT/current"
-  if [ "$life" = systemd ]; then
-    inv=$(sc show "$UNIT" -p InvocationID --value 2>/dev/null)
-    # shellcheck disable=SC2086
-    journalctl $USER_FLAG -q -n "$1" -o cat ${inv:+_SYSTEMD_INVOCATION_ID="$inv"} --no-pager 2>/dev/null | out
-  else
+  if [ "$life" != systemd ]; then
     tail -n "$1" "$S/simple/log" 2>/dev/null | cut -d' ' -f3- | out
+    return
   fi
+  # systemd may have begun the service anew since it failed: the release tells which lines are wanted, not the newest start. Units of
+  # the user's own do not name it.
+  spoke=$(readlink "$ROOT/current")
+  unit=_SYSTEMD_UNIT
+  [ "$SCOPE" = user ] && unit=_SYSTEMD_USER_UNIT
+  inv=$(sc show "$UNIT" -p InvocationID --value 2>/dev/null)
+  set -- "$1" "$unit=$UNIT" "ROADIE_RELEASE=${spoke##*/}" ${inv:++ "_SYSTEMD_INVOCATION_ID=$inv"}
+  # A process that ended at once may be ahead of the journal.
+  timeout 1 journalctl --sync 2>/dev/null
+  tries=0
+  # shellcheck disable=SC2086
+  while words=$(journalctl $USER_FLAG -q -o cat --no-pager -n "$@" 2>/dev/null) && [ -z "$words" ] && [ $tries -lt 5 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+  done
+  [ -z "$words" ] || printf '%s\n' "$words" | out
 }
 # Up without a restart for so long, and still the same start.
 stable() { # INVOCATION TENTHS
