@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 /// Bytes of a block before compression. Part of the format: another size gives other bytes.
 const BLOCK: usize = 1 << 20;
 /// That of archives.
-const LEVEL: u32 = 5;
-/// No name, no time, unknown system; the two bits that level 5 leaves clear.
+const LEVEL: u32 = 4;
+/// No name, no time, unknown system; the two bits that this level leaves clear.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 struct Block {

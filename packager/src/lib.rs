@@ -346,14 +346,14 @@ impl Packager {
         let bench = members::Bench { store: self.store.clone(), memo: self.memo.clone(), targets: self.targets.clone(), threads };
         let (own, wanted, triple) = (definition.clone(), service.clone(), target.clone());
         let work = move || members::bundle(&bench, &own, &wanted, &triple, &binaries);
-        let packed = match tokio::task::spawn_blocking(work).await {
+        let (packed, lists) = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         if packed.fresh {
             report(PackEvent::Unchanged);
         }
-        self.tell(definition, &packed, &mut making, report).await?;
+        self.tell(definition, &packed, lists, &mut making, report).await?;
         if let Some(key) = key {
             self.store.remember(&key, &packed.package.id)?;
         }
@@ -381,6 +381,7 @@ impl Packager {
         &self,
         definition: &Definition,
         packed: &Packed,
+        lists: members::Lists,
         making: &mut trust::Making<'_>,
         report: Report<'_>,
     ) -> Result<(), PackError> {
@@ -390,6 +391,9 @@ impl Packager {
         }
         making.ask(definition).await;
         trust::write_down(&self.store, &packed.package, making)?;
+        if !lists.0 {
+            return Ok(());
+        }
         let (store, package) = (self.store.clone(), packed.package.clone());
         match tokio::task::spawn_blocking(move || trust::sbom(&store, &package)).await {
             Ok(Ok(_)) => Ok(()),

@@ -5,7 +5,7 @@ use crate::memo::{Digests, Memo};
 use crate::store::{Store, StoreError};
 use crate::targets::Targets;
 use crate::unit::{self, Lint};
-use crate::{PackError, Packed, elf};
+use crate::{PackError, Packed, elf, trust};
 use roadie_model::definition::{Build, Definition, Lifecycle, Service};
 use roadie_model::id::PackageId;
 use roadie_model::package::{BuildFacts, FileEntry, Metadata, Package, Requires, Role, SCHEMA};
@@ -61,7 +61,7 @@ pub fn bundle(
     service: &Service,
     target: &TargetTriple,
     binaries: &[Binary],
-) -> Result<Packed, PackError> {
+) -> Result<(Packed, Lists), PackError> {
     let key = format!("{} {} {target}", definition.dir.display(), service.name);
     let mut digests: Digests = bench.memo.get("files", &key).unwrap_or_default();
     let texts = Texts::read(definition, service)?;
@@ -82,7 +82,7 @@ pub fn bundle(
     }
 
     let main = binaries.first().map(|b| format!("bin/{}", b.name)).unwrap_or_default();
-    let mut requires = requires(bench, &members, &main, target)?;
+    let (mut requires, lists) = requires(bench, &members, &main, target)?;
     if unit::is_system(service) && service.deploy.lifecycle == Lifecycle::Systemd {
         requires.systemd_min = Some(texts.lint.systemd_min).filter(|version| *version > 0);
     }
@@ -102,7 +102,7 @@ pub fn bundle(
 
     let action = action_key(&members);
     if let Some(package) = bench.store.by_action(&action, &bench.memo) {
-        return Ok(Packed { package, fresh: true, unit: texts.lint });
+        return Ok((Packed { package, fresh: true, unit: texts.lint }, lists));
     }
     let mut file = bench.store.temporary()?;
     let written = archive::write(&members, bench.threads, io::BufWriter::new(file.as_file_mut()))
@@ -119,7 +119,7 @@ pub fn bundle(
         config_template: texts.config,
         setup: texts.setup,
     };
-    Ok(Packed { package: bench.store.add(file, package, &action)?, fresh: false, unit: texts.lint })
+    Ok((Packed { package: bench.store.add(file, package, &action)?, fresh: false, unit: texts.lint }, lists))
 }
 
 fn build_facts(build: &Build) -> BuildFacts {
@@ -132,14 +132,27 @@ fn build_facts(build: &Build) -> BuildFacts {
     BuildFacts { kind: kind.to_owned(), profile, features }
 }
 
+/// Whether a file of the package may say what it was built from: only then the archive is read for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Lists(pub bool);
+
+/// What is kept of a file by its digest.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Inspected {
+    /// `None` when it is no program.
+    requires: Option<Requires>,
+    lists: bool,
+}
+
 /// What every ELF file of the package needs, but for the libraries that the package brings itself. The main binary must be one,
 /// or a script.
-fn requires(bench: &Bench, members: &[Member], main: &str, target: &TargetTriple) -> Result<Requires, PackError> {
+fn requires(bench: &Bench, members: &[Member], main: &str, target: &TargetTriple) -> Result<(Requires, Lists), PackError> {
+    let mut lists = Lists(false);
     let mut all = Requires { libc: "none".into(), ..Requires::default() };
     for member in members {
         let Some(file) = member.source() else { continue };
         let key = format!("{} {target} {}", member.sha256, member.path == main);
-        let known: Option<Option<Requires>> = bench.memo.get("elf", &key);
+        let known: Option<Inspected> = bench.memo.get("elf", &key);
         let own = match known {
             Some(own) => own,
             None => {
@@ -148,30 +161,26 @@ fn requires(bench: &Bench, members: &[Member], main: &str, target: &TargetTriple
                 own
             }
         };
-        if let Some(own) = own {
+        lists.0 |= own.lists;
+        if let Some(own) = own.requires {
             elf::join(&mut all, own);
         }
     }
     let brought: Vec<&str> = members.iter().filter_map(|m| m.path.rsplit('/').next()).collect();
     all.sonames.retain(|name| !brought.contains(&name.as_str()));
-    Ok(all)
+    Ok((all, lists))
 }
 
-fn inspect(
-    bench: &Bench,
-    member: &Member,
-    file: &Path,
-    main: &str,
-    target: &TargetTriple,
-) -> Result<Option<Requires>, PackError> {
+fn inspect(bench: &Bench, member: &Member, file: &Path, main: &str, target: &TargetTriple) -> Result<Inspected, PackError> {
     let read = |e: io::Error| PackError::File { key: "build", path: file.to_owned(), reason: e.to_string() };
     let mut head = [0; 4];
     let count = io::Read::read(&mut std::fs::File::open(file).map_err(read)?, &mut head).map_err(read)?;
     if member.path != main && !elf::is_elf(&head[..count]) {
-        return Ok(None);
+        return Ok(Inspected { requires: None, lists: false });
     }
     let data = std::fs::read(file).map_err(read)?;
-    Ok(Some(elf::inspect(&file.display().to_string(), &data, target, &bench.targets)?))
+    let requires = elf::inspect(&file.display().to_string(), &data, target, &bench.targets)?;
+    Ok(Inspected { requires: Some(requires), lists: trust::may_list(&data) })
 }
 
 fn entry(member: &Member) -> FileEntry {

@@ -17,6 +17,7 @@ pub use allowed::{AllowedSigners, KeyFileError, LineError, NAMESPACE, RevokedKey
 pub(crate) use provenance::Making;
 pub use refusal::Refusal;
 pub use sbom::SbomError;
+pub(crate) use sbom::may_list;
 pub use sshsig::{Policy, SignError, Signer, fingerprint};
 
 use crate::archive::hex;

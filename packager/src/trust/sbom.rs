@@ -75,6 +75,11 @@ fn elf(entry: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(data))
 }
 
+/// Whether a program may hold a list: a damaged one is told of when it is read.
+pub fn may_list(data: &[u8]) -> bool {
+    crate::elf::is_elf(data) && object::File::parse(data).map_or(true, |file| file.section_by_name(SECTION).is_some())
+}
+
 /// The list in a binary, if there is one.
 fn list(data: &[u8]) -> Result<Option<VersionInfo>, String> {
     let file = object::File::parse(data).map_err(|e| e.to_string())?;
