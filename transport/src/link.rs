@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 pub(crate) const WINDOW: u64 = 2 << 20;
 /// The round trip up to which one window keeps sshd busy: 2 MiB in 12 ms are 175 MB/s, more than it decrypts.
 const NEAR: Duration = Duration::from_millis(12);
+/// Bytes under way at least. What sshd has taken and not yet handed on lies in one buffer, which it copies whenever that grows: with
+/// its whole window full at a near host, 7 MB take it five times as long as with this.
+const LEAST_UNDER_WAY: u64 = 512 << 10;
+/// And at most: 16 MiB cover 160 MB/s at 100 ms on a server with larger windows than sshd's.
+const MOST_UNDER_WAY: u64 = 16 << 20;
 /// Channels of one upload at most. sshd takes ten by default: the others are for the shell and a command beside it.
 pub(crate) const MAX_CHANNELS: u64 = 8;
-/// What the first channel sends before a further one is open: less is not worth one.
-const HEAD_START: u64 = 2 * WINDOW;
 
 /// The line of one connection.
 #[derive(Debug, Clone)]
@@ -42,12 +45,27 @@ impl Link {
     pub(crate) fn channels(&self, bytes: u64) -> usize {
         channels(self.round_trip().unwrap_or_default(), bytes)
     }
+
+    /// How many bytes are best under way on each of so many channels.
+    pub(crate) fn under_way(&self, channels: usize) -> u64 {
+        under_way(self.round_trip().unwrap_or_default(), channels)
+    }
 }
 
-/// As many as keep the host busy through a round trip, and as the bytes left after the head start fill at all.
+/// What keeps the host busy through a round trip. On one of several channels it is what sshd takes at once: more would be stuck
+/// there while other channels are through.
+fn under_way(round_trip: Duration, channels: usize) -> u64 {
+    if channels > 1 {
+        return WINDOW;
+    }
+    let kept_busy = u128::from(WINDOW) * round_trip.as_micros() / NEAR.as_micros();
+    u64::try_from(kept_busy).unwrap_or(u64::MAX).clamp(LEAST_UNDER_WAY, MOST_UNDER_WAY)
+}
+
+/// As many as keep the host busy through a round trip, and as the bytes fill at all.
 fn channels(round_trip: Duration, bytes: u64) -> usize {
     let needed = round_trip.as_micros().div_ceil(NEAR.as_micros()).clamp(1, u128::from(MAX_CHANNELS));
-    let filled = 1 + bytes.saturating_sub(HEAD_START).div_ceil(WINDOW);
+    let filled = bytes.div_ceil(WINDOW).max(1);
     usize::try_from(needed.min(u128::from(filled))).unwrap_or(1)
 }
 
@@ -59,9 +77,16 @@ mod tests {
     fn channels_for_a_line_and_a_size() {
         let on = |ms, mib: u64| channels(Duration::from_millis(ms), mib << 20);
         assert_eq!([on(0, 1000), on(1, 1000), on(12, 1000)], [1, 1, 1], "a near host");
-        assert_eq!([on(100, 0), on(100, 1), on(100, 4)], [1, 1, 1], "a small file");
-        assert_eq!([on(100, 5), on(100, 8), on(100, 20), on(500, 9999)], [2, 3, 8, 8]);
+        assert_eq!([on(100, 0), on(100, 1), on(100, 2)], [1, 1, 1], "a small file");
+        assert_eq!([on(100, 3), on(100, 8), on(100, 20), on(500, 9999)], [2, 4, 8, 8]);
         assert_eq!([on(13, 1000), on(30, 1000), on(60, 1000)], [2, 3, 5]);
+    }
+
+    #[test]
+    fn bytes_under_way_for_a_line() {
+        let on = |ms| under_way(Duration::from_millis(ms), 1) >> 10;
+        assert_eq!([on(0), on(1), on(6), on(12), on(48), on(9999)], [512, 512, 1024, 2048, 8192, 16 << 10]);
+        assert_eq!([0, 12, 9999].map(|ms| under_way(Duration::from_millis(ms), 2)), [WINDOW; 3]);
     }
 
     #[test]

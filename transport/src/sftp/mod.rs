@@ -1,7 +1,6 @@
 //! Uploads over SFTP: a deep write pipeline over one channel or several, with CLOSE right behind the last write. What an earlier
 //! upload left is kept. Without sftp: a command reads the file from its input.
 
-use crate::link::WINDOW;
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
 use channel::{Found, Opened, Sftp};
@@ -24,11 +23,6 @@ mod source;
 mod spare;
 
 use spare::Spares;
-
-/// Bytes under way on a channel of its own: 16 MiB cover 160 MB/s at 100 ms on a server with larger windows than sshd's.
-const ALONE: u64 = 16 << 20;
-/// Bytes under way on each of several: what sshd takes at once. More would be stuck there while other channels are through.
-const SHARED: u64 = WINDOW;
 
 /// Channels that are opened ahead at most: commands of other services want places too.
 const AHEAD: usize = 4;
@@ -106,10 +100,11 @@ impl Uploader {
             Some(None) => 1,
             _ => connection.link.channels(source.size()),
         };
-        tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, "upload");
+        let under_way = connection.link.under_way(channels);
+        tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, under_way, "upload");
         let missing = self.missing(remote);
-        let first = self.first(&job, remote, &missing, channels > 1);
-        let work = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing)));
+        let first = self.first(&job, remote, &missing, under_way);
+        let work = job.run(first, (1..channels).map(|_| self.spares.work(&job, remote, &missing, under_way)));
         let done = tokio::select! {
             done = work => done,
             reason = connection.gone() => Err(Failure::Here(TransportError::Disconnected { reason })),
@@ -136,7 +131,7 @@ impl Uploader {
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
-    async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], shared: bool) -> Result<(), Failure> {
+    async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
         let connection = &self.opening.connection;
         let heard = self.opening.heard.load(Ordering::Relaxed);
         let (sftp, created) = self.opening.get_and(async |raw| channel::create(raw, folders, remote).await).await;
@@ -176,7 +171,7 @@ impl Uploader {
         }
         job.begin(missing);
         connection.round_trips.count();
-        job.write(sftp, &opened.handle, if shared { SHARED } else { ALONE }).await
+        job.write(sftp, &opened.handle, under_way).await
     }
 
     /// An upload that went on with an old file may have met somebody who does so too.

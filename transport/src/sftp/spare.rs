@@ -1,6 +1,5 @@
 //! The further channels of an upload. The host may refuse any of them: then there are fewer.
 
-use super::SHARED;
 use super::channel::{self, Found, Sftp};
 use super::job::{Failure, Job};
 use crate::session::{Connection, Place};
@@ -44,7 +43,7 @@ impl Spares {
 
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
     /// bytes that it has taken fails the upload.
-    pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str]) -> Result<(), Failure> {
+    pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
         let create = async |raw: &RawSftpSession| channel::create(raw, folders, remote).await;
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let opened = match ready {
@@ -61,7 +60,7 @@ impl Spares {
         if !job.begun().await || matches!(opened.found, Found::Link | Found::Other) {
             return Ok(());
         }
-        job.write(&sftp, &opened.handle, SHARED).await
+        job.write(&sftp, &opened.handle, under_way).await
     }
 }
 
