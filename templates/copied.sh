@@ -1,22 +1,26 @@
-# RELEASE REQUESTS TAR: makes TAR as REQUESTS (gzip) tell an sftp server to, of what is in RELEASE.
-for server in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec/ssh /usr/libexec /usr/lib; do
-  server=$server/sftp-server
-  [ -x "$server" ] && break
-done
-[ -x "$server" ] || { echo "there is no sftp-server" >&2; exit 1; }
+# RELEASE REQUESTS TAR SERVER SECONDS: makes TAR as REQUESTS (gzip) tell SERVER, an sftp server, to, of what is in RELEASE; it has SECONDS.
 umask 077
-work=$3.made
-rm -rf "$work" "$3" && mkdir "$work" && ln -s "$(cd "$1" && pwd)" "$work/old" &&
+# Its own: what an orphaned one before us still makes goes nowhere.
+work=$3.made.$$
+rm -rf "$3" "$3".made.* && mkdir "$work" && ln -s "$(cd "$1" && pwd)" "$work/old" &&
   gzip -dc <"$2" >"$work/requests" && rm -f "$2" && (
-  cd "$work" && mkfifo in turn && exec 3<>turn || exit 1
-  # It has both ends of `in` open: were there an end, it would leave with what it has read and not done.
-  while dd bs=1048576 count=1 2>/dev/null && read -r word <&3 && [ "$word" = more ]; do :; done <requests >in &
-  "$server" -l QUIET <>in >/dev/null
+  # The first two handles are those of files that are there.
+  cd "$work" && : >new && mkfifo in turn && exec 3<>turn && exec 4<>in && exec 5>in || exit 1
+  # In a subshell of its own: behind a loop's redirection, sh would keep a copy of the end that reads.
+  (
+    exec <requests >&5 4>&- 5>&-
+    while dd bs=1048576 count=1 2>/dev/null && read -r word <&3 && [ "$word" = more ]; do :; done
+  ) &
+  exec 5>&-
+  # It has both ends of `in` open: were there an end, it would leave with what it has read and not done. So it has a limit: what
+  # feeds it may be killed, and what it opens be no file.
+  timeout -s KILL "$5" "$4" -l QUIET <&4 >/dev/null 3>&- 4>&-
   code=$?
+  exec 4>&-
   echo over >&3
   wait
   # What it says to the end of the requests.
-  [ "$code" = 11 ] || { echo "sftp-server ended with $code" >&2; exit 1; }
+  [ "$code" = 11 ] || { echo "$4 ended with $code" >&2; exit 1; }
 ) && mv "$work/new" "$3"
 code=$?
 rm -rf "$work"

@@ -213,8 +213,12 @@ make_state() {
 forget_incoming() {
   incoming_is_ours || return 0
   for file in "$INCOMING/$NAME".*; do
-    if [ -f "$file" ] && [ ! -L "$file" ]; then find "$file" -prune -mtime +0 -exec rm -f {} +; fi
+    if [ -e "$file" ] && [ ! -L "$file" ]; then find "$file" -prune -mtime +0 -exec rm -rf {} +; fi
   done
+}
+# Deletes what was sent: for one package, one file of it, or all.
+clear_incoming() { # [PACKAGE[.ENDING]]
+  if incoming_is_ours; then rm -rf "$INCOMING/$NAME.${1:-}"*; fi
 }
 # Its owner could let it lead anywhere.
 incoming_is_ours() { [ ! -L "$LOGIN_HOME/.roadie" ] && [ ! -L "$INCOMING" ]; }
@@ -327,7 +331,7 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   fact "home $LOGIN_HOME"
   fact "root $ROOT"
   find_libraries "$@"
-  if has perl; then fact "has perl"; fi
+  if has perl; then fact "has perl"; else find_sftp_server; fi
   for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut head; do
     has "$t" || fact "missing $t"
   done
@@ -358,6 +362,11 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/setup"; then fact "setup $line"; fi
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
+}
+find_sftp_server() {
+  for dir in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/lib64/ssh /usr/libexec/ssh /usr/lib/misc /usr/lib64/misc /usr/libexec /usr/lib; do
+    if [ -f "$dir/sftp-server" ] && [ -x "$dir/sftp-server" ]; then fact "sftp_server $dir/sftp-server"; break; fi
+  done
 }
 machine_facts() {
   line=$(uname -m)
@@ -519,7 +528,7 @@ unpack_archive() { # RELEASE PACKAGE SHA256
 # makes the controller send all of it.
 unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   release=$1 package=$2 from=$ROOT/releases/$4 script=$5
-  take_in "$2.patch.gz" "$3" incoming.gz || { bad patch "$reason"; return 1; }
+  take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch"; bad patch "$reason"; return 1; }
   shift 5
   err=$(cd "$from" && gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" -- "$@" 2>&1 >"$S/incoming.tar")
   if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
@@ -531,7 +540,13 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
 }
 # The tar that the sftp server put together from what was sent and files of an older release.
 unpack_copied() { # RELEASE PACKAGE
-  take_in "$2.tar" '' incoming.tar && is_sent "$S/incoming.tar" "$2" || { rm -f "$S/incoming.tar"; bad patch "$reason"; return 1; }
+  take_in "$2.tar" '' incoming.tar && is_sent "$S/incoming.tar" "$2" || {
+    # All of it is sent now: that wants the space.
+    rm -f "$S/incoming.tar"
+    clear_incoming "$2.tar"
+    bad patch "$reason"
+    return 1
+  }
   unpack_tar "$1" '' incoming.tar
 }
 # What was sent, as $S/AS. Of another login user it is copied, then verified: they could change their own file in between. Of our own
@@ -541,7 +556,7 @@ take_in() { # FILE SHA256-or-nothing AS
   err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
   incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
-  rm -f "$INCOMING/$NAME".*
+  clear_incoming
   comes_from_us || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
 }
 # The login user is the one that we are: nobody else can put anything there.
@@ -645,7 +660,7 @@ record() { # RELEASE STATE [PACKAGE VERSION]
 }
 discard() { # RELEASE PACKAGE
   rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.gz" "$S/incoming.tar"
-  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*
+  [ -z "$2" ] || clear_incoming "$2."
   rmdir "$ROOT/releases" 2>/dev/null
   :
 }
@@ -1167,7 +1182,7 @@ remove_all() {
   remove_boot_guard
   # The lock goes last: whoever waits for it sees that its file is gone.
   rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
-  if incoming_is_ours; then rm -f "$INCOMING/$NAME".*; fi
+  clear_incoming
   rm -rf "$ROOT" && rmdir "$BASE" 2>/dev/null
   rmdir "$INCOMING" "$LOGIN_HOME/.roadie" 2>/dev/null
   if [ "$SCOPE" = system ] && [ -L "/var/lib/$NAME" ]; then note="state in /var/lib/private/$NAME is kept"; fi

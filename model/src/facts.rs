@@ -25,6 +25,9 @@ pub struct HostFacts {
     pub missing_tools: Vec<String>,
     /// Whether it has perl, which can apply a patch.
     pub has_perl: bool,
+    /// Without perl, an sftp server as a program, which can do the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sftp_server: Option<String>,
     /// Size of a memory page, bytes; 0 when the host does not say.
     pub page_size: u64,
     /// Shared libraries and program interpreters that were asked for and are not there.

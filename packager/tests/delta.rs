@@ -6,6 +6,7 @@
 
 use roadie_packager::delta;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -181,21 +182,35 @@ fn moved_addresses_are_small() {
     assert!(delta::apply(&old, &patch) == Ok(new));
 }
 
-/// What a host's shell and its sftp server make of requests, in `folder`. `None` where no server is at the usual places.
-fn copied(requests: &[u8], folder: &Path) -> Option<Vec<u8>> {
+/// Debian's.
+const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
+
+/// Whether there is one; where a host of the lab is required it is, since its packages are.
+fn has_sftp_server() -> bool {
+    let has = Path::new(SFTP_SERVER).exists();
+    assert!(has || std::env::var_os("ROADIE_REQUIRE_LAB").is_none(), "{SFTP_SERVER} is missing");
+    if !has {
+        println!("not tested: there is no {SFTP_SERVER}");
+    }
+    has
+}
+
+/// What a host's shell makes of requests with a server, in `folder`; or what it says.
+fn copied(requests: &[u8], folder: &Path, server: &Path, seconds: &str) -> Result<Vec<u8>, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/copied.sh");
     let (parcel, tar) = (folder.join("requests.gz"), folder.join("tar"));
     let mut gzip = roadie_packager::gzip::Gzip::new(std::fs::File::create(&parcel).expect("creates"), 1).expect("starts");
     gzip.write_all(requests).expect("writes");
     gzip.finish().expect("finishes");
-    let output = Command::new("sh").arg(script).arg(folder).args([&parcel, &tar]).output().expect("sh");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("no sftp-server") {
-        println!("not tested: {said}");
-        return None;
+    let output = Command::new("sh").arg(script).arg(folder).args([&parcel, &tar]).arg(server).arg(seconds).output().expect("sh");
+    let left = std::fs::read_dir(folder).expect("lists").filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()));
+    let left: Vec<String> = left.filter(|name| name.contains("made") || name.contains("requests")).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    if output.status.success() {
+        Ok(std::fs::read(tar).expect("reads"))
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into())
     }
-    assert!(output.status.success() && !parcel.exists() && !folder.join("tar.made").exists(), "{said}");
-    Some(std::fs::read(tar).expect("reads"))
 }
 
 #[test]
@@ -214,13 +229,46 @@ fn copies_make_the_new_side() {
         }
         let name = |path: &PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
         let side = delta::OldSide { paths: files.iter().map(name).collect(), sizes, bytes: old };
-        let requests = delta::write_requests(&side, &new, &found, Vec::new()).expect("writes");
-        if let Some(made) = copied(&requests, folder.path()) {
-            assert!(made == new, "turn {turn}");
+        let (requests, bytes) = delta::write_requests(&side, &new, &found, Vec::new()).expect("writes");
+        assert_eq!(requests.len() as u64, bytes, "turn {turn}");
+        if has_sftp_server() {
+            let made = copied(&requests, folder.path(), Path::new(SFTP_SERVER), "60");
+            assert!(made.as_ref() == Ok(&new), "turn {turn}: {:?}", made.err());
         }
         if turn == 3 {
             assert!(requests.len() < 2000, "{} bytes for the same again", requests.len());
         }
+    }
+}
+
+/// Whatever the server does, it ends, says why, and nothing stays.
+#[test]
+fn servers_that_do_not_copy_are_told_of() {
+    let mut rng = rng();
+    let folder = tempfile::tempdir().expect("temp");
+    // Several sections: the one who feeds waits for its turn.
+    let old = program(&mut rng, 4 * FRAME);
+    let (files, sizes) = files(&mut rng, folder.path(), &old);
+    let new: Vec<u8> = old.iter().map(|byte| byte ^ 0x55).collect();
+    let name = |path: &PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
+    let side = delta::OldSide { paths: files.iter().map(name).collect(), sizes, bytes: old };
+    let (requests, _) = delta::write_requests(&side, &new, &[], Vec::new()).expect("writes");
+    let server = folder.path().join("server");
+    let scripts = ["exit 3", "exec sleep 0.1", "head -c 300000 >/dev/null; exit 4", "kill -9 $$", "echo more >turn; exit 5"];
+    for script in scripts {
+        std::fs::write(&server, format!("#!/bin/sh\n{script}\n")).expect("writes");
+        std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).expect("may be run");
+        for _ in 0..8 {
+            let said = copied(&requests, folder.path(), &server, "60").expect_err(script);
+            assert!(said.contains("server ended with"), "{script}: {said}");
+        }
+    }
+    let none = folder.path().join("none");
+    assert!(copied(&requests, folder.path(), &none, "60").expect_err("there is none").contains("ended with 127"));
+    if has_sftp_server() {
+        let begun = Instant::now();
+        copied(&requests[..requests.len() / 2], folder.path(), Path::new(SFTP_SERVER), "2").expect_err("cut off");
+        assert!(begun.elapsed() < BOUND);
     }
 }
 

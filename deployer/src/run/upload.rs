@@ -30,7 +30,9 @@ const ALWAYS: u64 = 64 << 20;
 /// A difference that takes longer to find is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A host has this long to complete what it got from what it has, the wait for a place to run a command included.
+/// A host has this long to complete what it got from what it has.
+const COPIED: Duration = Duration::from_secs(50);
+/// The same with the wait for a place to run a command.
 const COMPLETED: Duration = Duration::from_secs(60);
 /// And so long to delete what came of it.
 const TIDIED: Duration = Duration::from_secs(10);
@@ -93,27 +95,32 @@ impl Run<'_> {
 
     /// Sends a patch; or what an sftp server is to do, and has the host do it.
     async fn send_difference(&mut self, id: StepId, base: &ReleaseId, delta: &Delta, package: &Package) -> Result<(), Failure> {
-        if delta.means == Means::Perl {
-            return self.send(id, &Parcel::of(delta), &self.incoming(&package.id, "patch.gz")).await;
+        let ending = if delta.means == Means::Perl { "patch.gz" } else { "requests.gz" };
+        let (parcel, tar) = (self.incoming(&package.id, ending), self.incoming(&package.id, "tar"));
+        let mut sent = self.send(id, &Parcel::of(delta), &parcel).await;
+        if sent.is_ok() && delta.means == Means::Copies {
+            sent = self.complete(base, &parcel, &tar).await;
         }
-        let (requests, tar) = (self.incoming(&package.id, "requests.gz"), self.incoming(&package.id, "tar"));
-        self.send(id, &Parcel::of(delta), &requests).await?;
-        let release = format!("{}/releases/{base}", self.plan.assumes.root);
+        if sent.as_ref().is_err_and(|failure| !failure.lost && failure.outcome != Outcome::Interrupted) {
+            // All of it is sent now: that wants the space.
+            let (parcel, tar) = (quote(&parcel), quote(&tar));
+            let away = format!("rm -rf {parcel} {tar} {tar}.made.*");
+            let _ = tokio::time::timeout(TIDIED, self.session.run(&away, bytes::Bytes::new(), MAX_WORDS)).await;
+        }
+        sent
+    }
+
+    /// Has the host's sftp server make `tar` as the requests say.
+    async fn complete(&mut self, base: &ReleaseId, requests: &str, tar: &str) -> Result<(), Failure> {
+        let facts = &self.plan.assumes;
+        let release = format!("{}/releases/{base}", facts.root);
+        let (server, seconds) = (facts.sftp_server.as_deref().unwrap_or_default(), COPIED.as_secs().to_string());
+        let words = [&release, requests, tar, server, &seconds].map(quote).join(" ");
         let session = self.session.clone();
-        let complete = async {
-            let completed = tokio::time::timeout(COMPLETED, lay_down(&session, &release, &requests, &tar)).await;
-            let late = || Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent");
-            let completed = completed.unwrap_or_else(|_| Err(late()));
-            if completed.as_ref().is_err_and(|failure| !failure.lost) {
-                // All of it is sent now: that wants the space.
-                let [requests, tar, made] = [&requests, &tar, &format!("{tar}.made")].map(|path| quote(path));
-                let away = format!("rm -rf {requests} {tar} {made}");
-                let _ = tokio::time::timeout(TIDIED, session.run(&away, bytes::Bytes::new(), MAX_WORDS)).await;
-            }
-            completed
-        };
         tokio::select! {
-            result = complete => result,
+            made = tokio::time::timeout(COMPLETED, lay_down(&session, &words)) => made.unwrap_or_else(|_| {
+                Err(Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent"))
+            }),
             failure = self.shell.beats() => Err(failure),
             () = self.task.controller.cancel.reached(1) => {
                 Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"))
@@ -197,9 +204,8 @@ impl Run<'_> {
     }
 }
 
-/// Makes `tar` of `release` as `requests` say, all seen from the login user's home.
-async fn lay_down(session: &Arc<dyn Session>, release: &str, requests: &str, tar: &str) -> Result<(), Failure> {
-    let words = [release, requests, tar].map(quote).join(" ");
+/// Runs the script that does so with its words, seen from the login user's home.
+async fn lay_down(session: &Arc<dyn Session>, words: &str) -> Result<(), Failure> {
     let command = format!("exec sh -c {} sh {words}", quote(COPY_SCRIPT));
     let output = session.run(&command, bytes::Bytes::new(), MAX_WORDS).await.map_err(Failure::transport)?;
     match output.exit {
@@ -225,7 +231,7 @@ async fn difference(
     let round_trip = session.round_trip_time()?;
     let means = if facts.has_perl {
         Means::Perl
-    } else if session.copies_files().await {
+    } else if facts.sftp_server.is_some() && session.copies_files().await {
         Means::Copies
     } else {
         return None;

@@ -41,11 +41,11 @@ pub fn copies(old: &[u8], new: &[u8], sizes: &[u64], threads: usize) -> Vec<Stre
     found
 }
 
-/// Writes the requests that make `new` of `old` by `stretches`.
+/// Writes the requests that make `new` of `old` by `stretches`; with `to` comes how many bytes they are.
 ///
 /// # Errors
 /// When `to` cannot be written.
-pub fn write_requests<W: Write>(old: &OldSide, new: &[u8], stretches: &[Stretch], to: W) -> io::Result<W> {
+pub fn write_requests<W: Write>(old: &OldSide, new: &[u8], stretches: &[Stretch], to: W) -> io::Result<(W, u64)> {
     let begins = begins(&old.sizes);
     let mut requests = Requests::new(to)?;
     let mut done = 0;

@@ -36,7 +36,8 @@ const COPIES_PERCENT: u64 = 85;
 const LEVEL: u32 = 6;
 
 /// Writes what makes `new` from `old` by `means` into `to`, using `threads` threads: the bytes are the same for any number.
-/// `None` where the archive is the better way: other targets, more than 512 MiB, or too large a share of the archive. `to` then
+/// `None` where the archive is the better way: other targets, more than 512 MiB, too large a share of the archive, or
+/// requests that are more than what they make. `to` then
 /// holds nothing of use.
 ///
 /// # Errors
@@ -58,7 +59,11 @@ pub fn encode(old: &Package, new: &Package, to: &Path, threads: usize, means: Me
             if found.is_empty() {
                 return Ok(None);
             }
-            write_requests(&old_side, &new_side, &found, &mut gzip)?;
+            let (_, bytes) = write_requests(&old_side, &new_side, &found, &mut gzip)?;
+            // The host has them unpacked beside what they make.
+            if bytes > new_side.len() as u64 {
+                return Ok(None);
+            }
             COPIES_PERCENT
         }
     };

@@ -73,10 +73,11 @@ impl<W: Write> Requests<W> {
         self.send(&[&[200], &number(0), &text(b"copy-data"), &handle(OLD), &offset, &length, &handle(NEW), &at])
     }
 
-    /// Ends the server.
-    pub fn finish(mut self) -> io::Result<W> {
-        self.to.write_all(&[0xff; 16])?;
-        Ok(self.to)
+    /// Ends the server. With `to` comes how many bytes all of it is.
+    pub fn finish(mut self) -> io::Result<(W, u64)> {
+        const END: [u8; 16] = [0xff; 16];
+        self.to.write_all(&END)?;
+        Ok((self.to, self.at + END.len() as u64))
     }
 
     fn open(&mut self, path: &str, flags: u32) -> io::Result<()> {
