@@ -258,22 +258,29 @@ beat() {
 # when nothing was heard of it for 12 s. Bytes of an upload that come in are heard too.
 watchdog() { # PID START
   trap 'kill "$nap" 2>/dev/null; exit 0' TERM
-  silent=0
-  : >"$S/watched"
+  uptime_s
+  heard=$up looks=0 marked=
   while :; do
     sleep 1 &
     nap=$!
     wait "$nap"
     if ! proc_start "$1" || [ "$started" != "$2" ]; then break; fi
     first_line "$S/beat" || continue
-    [ "$line" != busy ] || { silent=0; continue; }
     uptime_s
-    if [ $((up - line)) -lt 6 ]; then silent=0; continue; fi
+    case $line in busy) line=$up ;; '') continue ;; esac
+    if [ $((up - line)) -lt 6 ]; then
+      marked=
+    elif [ -z "$marked" ]; then
+      marked=1
+      : >"$S/watched"
     # Also what is written into the middle of a file that was there.
-    came=$(find "$INCOMING" -type f -newer "$S/watched" 2>/dev/null)
-    : >"$S/watched"
-    if [ -z "$came" ]; then silent=$((silent + 1)); else silent=0; fi
-    if [ $silent -ge 6 ]; then
+    elif [ -n "$(find "$INCOMING" -type f -newer "$S/watched" 2>/dev/null)" ]; then
+      line=$up
+      : >"$S/watched"
+    fi
+    if [ "$line" -gt "$heard" ]; then heard=$line looks=0; else looks=$((looks + 1)); fi
+    # By the clock: on a busy host a look takes longer than a second. And by looks: the host may have slept itself.
+    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 3 ]; then
       journal silent "the controller was not heard for 12 s"
       kill -KILL "$1" 2>/dev/null
       break

@@ -73,7 +73,7 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "a silent controller keeps the lock",
-        patches: &[(r#"    if [ $silent -ge 6 ]; then"#, r#"    if false; then"#)],
+        patches: &[(r#"    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 3 ]; then"#, r#"    if false; then"#)],
         fault: Fault::Sleep,
         point: SWITCHED,
         caught_by: "I12",

@@ -175,14 +175,14 @@ impl Bench {
             (true, ..) => fault.inject(&self.host, &mut running.child),
         }
         self.let_go();
-        if reached && fault == Fault::Sleep {
-            // The stage that it sent is carried out whether it is awake or not: silence begins behind it.
-            within(STAGE, || self.host.state_line("beat").as_deref() != Some("busy"));
-        }
-        let ended = running.wait(fault.patience());
-        if reached && fault == Fault::Sleep && !ended && !self.host.lock_is_free() {
-            verdict.violations.push(format!("I12: the lock is held {:?} after its holder fell asleep", fault.patience()));
-        }
+        let ended = if reached && fault == Fault::Sleep {
+            if !self.lock_of_sleeper_ends(fault.patience()) {
+                verdict.violations.push(format!("I12: the lock is held {:?} after its holder fell asleep", fault.patience()));
+            }
+            false
+        } else {
+            running.wait(fault.patience())
+        };
         if reached {
             fault.heal(&self.host, &mut running.child);
             self.let_go();
@@ -259,6 +259,23 @@ impl Bench {
             verdict.violations.push("I9: a secret is in the output".into());
         }
         verdict
+    }
+
+    /// Waits until a controller that is asleep must have lost the lock, and says whether it has.
+    fn lock_of_sleeper_ends(&self, patience: Duration) -> bool {
+        // The stage that it sent is carried out whether it is awake or not: silence begins behind it. And the host's own way back
+        // takes the lock for itself, under another process.
+        let mut holder = self.host.state_line("pid");
+        let mut silent_since = Instant::now();
+        within(STAGE + patience, || {
+            let now = self.host.state_line("pid");
+            if self.host.state_line("beat").as_deref() == Some("busy") || now != holder {
+                silent_since = Instant::now();
+                holder = now;
+            }
+            silent_since.elapsed() > patience
+        });
+        holder.is_none() || self.host.lock_is_free()
     }
 
     /// I7: the exit code says what is true on the host.
