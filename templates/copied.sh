@@ -9,11 +9,12 @@ rm -rf "$3" "$3".made.* && mkdir "$work" && ln -s "$(cd "$1" && pwd)" "$work/old
   # In a subshell of its own: behind a loop's redirection, sh would keep a copy of the end that reads.
   (
     exec <requests >&5 4>&- 5>&-
-    while dd bs=1048576 count=1 2>/dev/null && read -r word <&3 && [ "$word" = more ]; do :; done
+    # shellcheck disable=SC2016 # the words are the inner shell's
+    exec timeout -s KILL "$5" sh -c 'while dd bs=1048576 count=1 2>/dev/null && read -r word <&3 && [ "$word" = more ]; do :; done'
   ) &
   exec 5>&-
-  # It has both ends of `in` open: were there an end, it would leave with what it has read and not done. So it has a limit: what
-  # feeds it may be killed, and what it opens be no file.
+  # It has both ends of `in` open: were there an end, it would leave with what it has read and not done. So both have a limit:
+  # one may be killed, and what is opened be no file.
   timeout -s KILL "$5" "$4" -l QUIET <&4 >/dev/null 3>&- 4>&-
   code=$?
   exec 4>&-

@@ -211,17 +211,16 @@ make_state() {
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
-  incoming_is_ours || return 0
   for file in "$INCOMING/$NAME".*; do
-    if [ -e "$file" ] && [ ! -L "$file" ]; then find "$file" -prune -mtime +0 -exec rm -rf {} +; fi
+    if [ -e "$file" ]; then (in_incoming && find . -maxdepth 1 -name "$NAME.*" -mtime +0 -exec rm -rf {} +); break; fi
   done
 }
-# Deletes what was sent: for one package, one file of it, or all.
-clear_incoming() { # [PACKAGE[.ENDING]]
-  if incoming_is_ours; then rm -rf "$INCOMING/$NAME.${1:-}"*; fi
+# Deletes what was sent: one file and what was being made of it, or all.
+clear_incoming() { # [FILE]
+  (in_incoming && if [ $# -gt 0 ]; then rm -rf "./$NAME.$1" "./$NAME.$1".made.*; else rm -rf "./$NAME".*; fi)
 }
-# Its owner could let it lead anywhere.
-incoming_is_ours() { [ ! -L "$LOGIN_HOME/.roadie" ] && [ ! -L "$INCOMING" ]; }
+# Goes there, for a subshell. Its owner could let it lead anywhere, also while we look.
+in_incoming() { cd -P "$INCOMING" 2>/dev/null && [ "$PWD" = "$(cd -P "$LOGIN_HOME" && pwd)/.roadie/incoming" ]; }
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
   rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat" "$S/watched"
@@ -271,16 +270,17 @@ watchdog() { # PID START
     if [ $((up - line)) -lt 6 ]; then
       marked=
     elif [ -z "$marked" ]; then
+      # Not by `:`, which ends the shell where nothing can be written.
       marked=1
-      : >"$S/watched"
-    # Also what is written into the middle of a file that was there.
-    elif [ -n "$(find "$INCOMING" -type f -newer "$S/watched" 2>/dev/null)" ]; then
-      line=$up
-      : >"$S/watched"
+      printf '' 2>/dev/null >"$S/watched"
+    else
+      # Also what is written into the middle of a file that was there.
+      if [ -n "$(find "$INCOMING/$NAME".* -type f -newer "$S/watched" 2>/dev/null)" ]; then line=$up; fi
+      printf '' 2>/dev/null >"$S/watched"
     fi
     if [ "$line" -gt "$heard" ]; then heard=$line looks=0; else looks=$((looks + 1)); fi
     # By the clock: on a busy host a look takes longer than a second. And by looks: the host may have slept itself.
-    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 3 ]; then
+    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 6 ]; then
       journal silent "the controller was not heard for 12 s"
       kill -KILL "$1" 2>/dev/null
       break
@@ -535,7 +535,7 @@ unpack_archive() { # RELEASE PACKAGE SHA256
 # makes the controller send all of it.
 unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   release=$1 package=$2 from=$ROOT/releases/$4 script=$5
-  take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch"; bad patch "$reason"; return 1; }
+  take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch.gz"; bad patch "$reason"; return 1; }
   shift 5
   err=$(cd "$from" && gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" -- "$@" 2>&1 >"$S/incoming.tar")
   if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
@@ -561,7 +561,7 @@ unpack_copied() { # RELEASE PACKAGE
 take_in() { # FILE SHA256-or-nothing AS
   if comes_from_us; then taking='mv -f'; else taking='cp'; fi
   err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
-  incoming_is_ours || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
+  (in_incoming) || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
   # With it goes what an interrupted run had begun to send.
   clear_incoming
   comes_from_us || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
@@ -667,7 +667,7 @@ record() { # RELEASE STATE [PACKAGE VERSION]
 }
 discard() { # RELEASE PACKAGE
   rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.gz" "$S/incoming.tar"
-  [ -z "$2" ] || clear_incoming "$2."
+  [ -z "$2" ] || (in_incoming && rm -rf "./$NAME.$2".*)
   rmdir "$ROOT/releases" 2>/dev/null
   :
 }

@@ -73,7 +73,7 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         name: "a silent controller keeps the lock",
-        patches: &[(r#"    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 3 ]; then"#, r#"    if false; then"#)],
+        patches: &[(r#"    if [ $((up - heard)) -ge 12 ] && [ $looks -ge 6 ]; then"#, r#"    if false; then"#)],
         fault: Fault::Sleep,
         point: SWITCHED,
         caught_by: "I12",
@@ -119,11 +119,11 @@ write_files() {",
         patches: &[
             (
                 r#"what an interrupted run had begun to send.
-  rm -f "$INCOMING/$NAME".*"#,
+  clear_incoming"#,
                 r#"what an interrupted run had begun to send.
   :"#,
             ),
-            (r#"  [ -z "$2" ] || rm -f "$INCOMING/$NAME.$2".*"#, r#"  :"#),
+            (r#"  [ -z "$2" ] || (in_incoming && rm -rf "./$NAME.$2".*)"#, r#"  :"#),
         ],
         fault: Fault::Session,
         point: Point::Host(When::After, "unpack_archive"),

@@ -264,7 +264,7 @@ impl Bench {
     /// Waits until a controller that is asleep must have lost the lock, and says whether it has.
     fn lock_of_sleeper_ends(&self, patience: Duration) -> bool {
         // The stage that it sent is carried out whether it is awake or not: silence begins behind it. And the host's own way back
-        // takes the lock for itself, under another process.
+        // takes the lock for itself, and leaves no such name.
         let mut holder = self.host.state_line("pid");
         let mut silent_since = Instant::now();
         within(STAGE + patience, || {

@@ -11,8 +11,6 @@ const NEAR: Duration = Duration::from_millis(12);
 /// Bytes under way at least. What sshd has taken and not yet handed on lies in one buffer, which it copies whenever that grows: with
 /// its whole window full at a near host, 7 MB take it five times as long as with this.
 const LEAST_UNDER_WAY: u64 = 512 << 10;
-/// And at most: 16 MiB cover 160 MB/s at 100 ms on a server with larger windows than sshd's.
-const MOST_UNDER_WAY: u64 = 16 << 20;
 /// Channels of one upload at most. sshd takes ten by default: the others are for the shell and a command beside it.
 pub(crate) const MAX_CHANNELS: u64 = 8;
 
@@ -46,20 +44,16 @@ impl Link {
         channels(self.round_trip().unwrap_or_default(), bytes)
     }
 
-    /// How many bytes are best under way on each of so many channels.
-    pub(crate) fn under_way(&self, channels: usize) -> u64 {
-        under_way(self.round_trip().unwrap_or_default(), channels)
+    /// How many bytes are best under way on each channel.
+    pub(crate) fn under_way(&self) -> u64 {
+        under_way(self.round_trip().unwrap_or_default())
     }
 }
 
-/// What keeps the host busy through a round trip. On one of several channels it is what sshd takes at once: more would be stuck
-/// there while other channels are through.
-fn under_way(round_trip: Duration, channels: usize) -> u64 {
-    if channels > 1 {
-        return WINDOW;
-    }
+/// What keeps the host busy through a round trip, and no more than sshd takes at once.
+fn under_way(round_trip: Duration) -> u64 {
     let kept_busy = u128::from(WINDOW) * round_trip.as_micros() / NEAR.as_micros();
-    u64::try_from(kept_busy).unwrap_or(u64::MAX).clamp(LEAST_UNDER_WAY, MOST_UNDER_WAY)
+    u64::try_from(kept_busy).unwrap_or(u64::MAX).clamp(LEAST_UNDER_WAY, WINDOW)
 }
 
 /// As many as keep the host busy through a round trip, and as the bytes fill at all.
@@ -84,9 +78,8 @@ mod tests {
 
     #[test]
     fn bytes_under_way_for_a_line() {
-        let on = |ms| under_way(Duration::from_millis(ms), 1) >> 10;
-        assert_eq!([on(0), on(1), on(6), on(12), on(48), on(9999)], [512, 512, 1024, 2048, 8192, 16 << 10]);
-        assert_eq!([0, 12, 9999].map(|ms| under_way(Duration::from_millis(ms), 2)), [WINDOW; 3]);
+        let on = |ms| under_way(Duration::from_millis(ms)) >> 10;
+        assert_eq!([on(0), on(1), on(6), on(12), on(9999)], [512, 512, 1024, 2048, 2048]);
     }
 
     #[test]

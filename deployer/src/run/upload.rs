@@ -4,7 +4,7 @@ use super::passing::Turn;
 use super::{Run, StepFailure, fetch};
 use crate::engine::Task;
 use crate::failure::Failure;
-use crate::shell::Stage;
+use crate::shell::{Frame, Stage};
 use roadie_model::event::EventKind;
 use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::{PackageId, ReleaseId};
@@ -34,8 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const COPIED: Duration = Duration::from_secs(50);
 /// The same with the wait for a place to run a command.
 const COMPLETED: Duration = Duration::from_secs(60);
-/// And so long to delete what came of it.
-const TIDIED: Duration = Duration::from_secs(10);
 
 /// Bytes of an error message that are read.
 const MAX_WORDS: usize = 4 << 10;
@@ -102,10 +100,11 @@ impl Run<'_> {
             sent = self.complete(base, &parcel, &tar).await;
         }
         if sent.as_ref().is_err_and(|failure| !failure.lost && failure.outcome != Outcome::Interrupted) {
-            // All of it is sent now: that wants the space.
-            let (parcel, tar) = (quote(&parcel), quote(&tar));
-            let away = format!("rm -rf {parcel} {tar} {tar}.made.*");
-            let _ = tokio::time::timeout(TIDIED, self.session.run(&away, bytes::Bytes::new(), MAX_WORDS)).await;
+            // All of it is sent now: that wants the space. Under the lock, so it is nobody else's.
+            let mut stage = Stage::default();
+            [ending, "tar"].iter().for_each(|ending| stage.call("clear_incoming", &[&format!("{}.{ending}", package.id)]));
+            self.shell.send(&stage).await?;
+            while self.shell.frame().await? != Frame::End {}
         }
         sent
     }

@@ -36,9 +36,8 @@ const COPIES_PERCENT: u64 = 85;
 const LEVEL: u32 = 6;
 
 /// Writes what makes `new` from `old` by `means` into `to`, using `threads` threads: the bytes are the same for any number.
-/// `None` where the archive is the better way: other targets, more than 512 MiB, too large a share of the archive, or
-/// requests that are more than what they make. `to` then
-/// holds nothing of use.
+/// `None` where the archive is the better way: other targets, more than 512 MiB, too large a share of the archive, or requests
+/// that are more than what they make. `to` then holds nothing of use.
 ///
 /// # Errors
 /// When an archive cannot be read or is not that package, or `to` cannot be written.

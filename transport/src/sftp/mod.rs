@@ -100,7 +100,7 @@ impl Uploader {
             Some(None) => 1,
             _ => connection.link.channels(source.size()),
         };
-        let under_way = connection.link.under_way(channels);
+        let under_way = connection.link.under_way();
         tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, under_way, "upload");
         let missing = self.missing(remote);
         let first = self.first(&job, remote, &missing, under_way);
