@@ -48,6 +48,8 @@ pub struct Verdict {
 impl Bench {
     /// A host with its first version deployed. `binary` is used instead of the roadie that was built.
     pub fn new(host: Host, binary: Option<&Path>) -> Self {
+        // A campaign that was killed may have left it full.
+        host.free_disk();
         host.lab.reset();
         let mut bench = Self { host, project: Project::new(), binary: binary.map(|b| b.display().to_string()), version: 0 };
         bench.next_version();
