@@ -45,6 +45,7 @@ UNDOING=
 AT_BOOT=
 ACTING=
 WATCHDOG=
+listener=
 KEPT=${KEPT:-}
 step_id=0
 timers=0
@@ -129,7 +130,7 @@ life_of() { # RELEASE-DIR -> $life, $takes_in: set when it takes a new release i
   if first_line "$1/lifecycle"; then life=$line; fi
   case $life in *' reload') life=${life% reload} takes_in=1 ;; esac
 }
-proc_start() { # PID -> $started; 1 when there is no such process
+proc_start() { # PID -> $started, $doing (Z when it has ended); 1 when there is no such process
   started=
   [ -r "/proc/$1/stat" ] || return 1
   read -r started <"/proc/$1/stat" || return 1
@@ -137,6 +138,7 @@ proc_start() { # PID -> $started; 1 when there is no such process
   started=${started##*) }
   # shellcheck disable=SC2086
   set -- $started
+  doing=$1
   shift 19
   started=$1
 }
@@ -207,7 +209,7 @@ lock() { # HOLDER
 }
 # The folder of what we remember here, closed to others from its first moment.
 make_state() {
-  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records") && chmod 700 "$S"; }
+  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records"); }
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
@@ -293,6 +295,59 @@ watchdog() { # PID START
   fi
   exit 0
 }
+# While a package is sent, the shell is at work already: on what is there. So another process hears the controller meanwhile: that it
+# is there, and at the end in a word whether all was sent.
+listen() {
+  beat
+  exec 8<&0
+  ( exec 9>&-; hear_word ) <&8 8<&- >/dev/null 2>&1 &
+  listener=$!
+  exec 8<&-
+  proc_start "$listener" || started=
+  listens_since=$started
+  heard_word=
+}
+hear_word() { # 0: `sent`, 1: another word, 2: the controller is gone
+  word=
+  while IFS= read -r word && [ "$word" = beat ]; do
+    # The shell may have been ended: then another run's is here.
+    kill -0 $$ && beat
+  done
+  # What follows has deadlines of its own.
+  if kill -0 $$; then busy; fi
+  case $word in sent) exit 0 ;; '') exit 2 ;; *) exit 1 ;; esac
+}
+listens() { proc_start "${listener:-none}" && [ "$started" = "$listens_since" ] && [ "$doing" != Z ]; }
+# The end of it. Called in any case: the word must not be taken for a stage.
+heard_out() {
+  [ -n "$listener" ] || return 0
+  wait "$listener"
+  heard_word=$?
+  listener=
+}
+all_sent() {
+  heard_out
+  case $heard_word in
+    0) ;;
+    1) bad unsent "not all of it was sent" ;;
+    *) bad unsent "the controller was gone before all was sent" ;;
+  esac
+}
+# Waits for the package: until each channel that it came over has made its mark (MARK.CHANNELS.N), or the controller says the word.
+await_upload() { # MARK
+  naps=0 looks=0
+  while listens; do
+    set -- "$1" "$INCOMING/$NAME.$1".*
+    of=${2#"$INCOMING/$NAME.$1."}
+    [ $(($# - 1)) != "${of%%.*}" ] || return 0
+    # Behind the first mark the others are near.
+    if [ -e "$2" ] && [ $looks -lt 200 ]; then looks=$((looks + 1)); continue; fi
+    if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
+    if [ $naps -lt 300 ]; then sleep 0.01; else sleep 0.1; fi
+    naps=$((naps + 1))
+  done
+  all_sent
+}
 take_lock() { # TENTHS
   ticks=0
   until flock -n 9; do
@@ -369,6 +424,10 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   if first_line "$S/setup"; then fact "setup $line"; fi
   if first_line "$S/guard"; then fact "guard $line"; fi
   if first_line "$S/settled"; then fact "settled $line"; fi
+  # What an interrupted run had begun to send.
+  for file in "$INCOMING/$NAME".*; do
+    if [ -e "$file" ] || [ -L "$file" ]; then fact "incoming ${file#"$INCOMING/"}"; fi
+  done
 }
 find_sftp_server() {
   for dir in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/lib64/ssh /usr/libexec/ssh /usr/lib/misc /usr/lib64/misc /usr/libexec /usr/lib; do
@@ -383,7 +442,17 @@ machine_facts() {
     *) if has getconf; then fact "page_size $(getconf PAGESIZE 2>/dev/null)"; fi ;;
   esac
   if has getconf; then fact "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"; fi
-  if systemd_answers; then
+  if systemd_answers; then systemd_version; fi
+}
+systemd_version() {
+  # systemctl takes ten times as long to say it as its library to be found.
+  set --
+  for line in /usr/lib/systemd/libsystemd-shared-[0-9]*.so /usr/lib/*/systemd/libsystemd-shared-[0-9]*.so; do
+    if [ -e "$line" ]; then set -- "$@" "${line##*/libsystemd-shared-}"; fi
+  done
+  if [ $# -eq 1 ]; then
+    fact "systemd systemd ${1%%[!0-9]*}"
+  else
     line=$(systemctl --version 2>/dev/null)
     fact "systemd ${line%%"$NL"*}"
   fi
@@ -574,7 +643,7 @@ is_sent() { # FILE SHA256
 unpack_tar() { # RELEASE FLAG FILE [SHA256]
   tmp=$ROOT/releases/.tmp-$1
   # shellcheck disable=SC2086 # a flag or none
-  rm -rf "$tmp" && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) || {
+  { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) || {
     bad failed "cannot unpack: $err"
     [ -z "${4:-}" ] || is_sent "$S/$3" "$4"
     rm -f "$S/incoming.gz" "$S/incoming.tar"
@@ -607,8 +676,8 @@ write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   bad failed "cannot write into $tmp (disk full?)"
 }
 verify_tree() { # DIR
-  bad_file=$(cd "$1" && sha256sum -c MANIFEST 2>&1 >/dev/null) || { bad integrity "files differ from the manifest: $bad_file"; return 1; }
-  listed=$(wc -l <"$1/MANIFEST")
+  listed=$(wc -l <"$1/MANIFEST") || listed=0
+  bad_file=$(cd "$1" && check_sums "$listed" 2>&1 >/dev/null) || { bad integrity "files differ from the manifest: $bad_file"; return 1; }
   # What is neither a file nor a folder counts twice, so that it cannot stand in for a file.
   present=$(find "$1" ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" \( -type f -print -o ! -type d -print -print \) | wc -l)
   if [ "$listed" -ne "$present" ]; then
@@ -617,15 +686,24 @@ verify_tree() { # DIR
     return 1
   fi
 }
-# Publishing: verify, mark, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
+check_sums() { # LINES of MANIFEST: the files here, half of them beside the others
+  if [ "$1" -lt 8 ]; then sha256sum -c MANIFEST; return; fi
+  ( exec 9>&-; awk 'NR % 2' MANIFEST | sha256sum -c ) &
+  awk 'NR % 2 == 0' MANIFEST | sha256sum -c
+  even=$?
+  wait $! && return $even
+}
+# Publishing: mark, verify, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
 seal() { # RELEASE PACKAGE VERSION
   tmp=$ROOT/releases/.tmp-$1
   dir=$ROOT/releases/$1
   if [ -d "$tmp" ]; then
-    verify_tree "$tmp" || return 1
     write "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
 " || { bad failed "cannot write $tmp/COMPLETE (disk full?)"; return 1; }
-    sync_tree "$tmp" || { bad failed "cannot sync $tmp"; return 1; }
+    # At once: the one waits for the disk, the other reads what is in memory.
+    ( exec 9>&-; sync_tree "$tmp" ) &
+    verify_tree "$tmp" || { wait $!; return 1; }
+    wait $! || { bad failed "cannot sync $tmp"; return 1; }
     if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
     mv "$tmp" "$dir" && sync "$ROOT/releases" || { bad failed "cannot publish $dir"; return 1; }
     if [ -d "$ROOT/releases/.old-$1" ]; then rm -rf "$ROOT/releases/.old-$1"; fi
@@ -790,22 +868,39 @@ install_unit() { # RELEASE
     return 0
   fi
   simple_stop
-  if [ "$(sha "$ROOT/releases/$1/unit")" = "$(sha "$UNIT_DIR/$UNIT")" ] && [ -e "$UNIT_DIR/$WANTS/$UNIT" ]; then
+  if [ -e "$UNIT_DIR/$WANTS/$UNIT" ] && [ "$(sha "$ROOT/releases/$1/unit")" = "$(sha "$UNIT_DIR/$UNIT")" ]; then
     note="unchanged"
     return 0
   fi
   [ -d "$UNIT_DIR" ] || mkdir -p "$UNIT_DIR"
   # What systemd has never seen it reads when it is started.
   if [ -e "$UNIT_DIR/$UNIT" ]; then unit_load=; fi
-  rm -f "$UNIT_DIR/.$UNIT.new" && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
+  { [ ! -e "$UNIT_DIR/.$UNIT.new" ] || rm -f "$UNIT_DIR/.$UNIT.new"; } && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
     sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
   # Its link is what starts the service after a power cut: systemctl does not sync it.
-  err=$(sc enable --quiet --no-reload "$UNIT" 2>&1) || { bad failed "systemctl enable: $err"; return 1; }
+  enable_unit || { bad failed "cannot enable $UNIT: $err"; return 1; }
   if [ "$unit_load" != not-found ]; then err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }; fi
   unit_load=
   if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"; else sync "$UNIT_DIR"; fi
   if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
+}
+# Makes the link that a usual unit wants, as systemctl would, which takes ten times as long. It takes care of all others.
+enable_unit() {
+  section='' wants='' others=
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      '['*) section=$line ;;
+      ''|'#'*|';'*) ;;
+      *) [ "$section" != '[Install]' ] || case $line in "WantedBy=${WANTS%.wants}") wants=1 ;; *) others=1 ;; esac ;;
+    esac
+  done <"$UNIT_DIR/$UNIT"
+  if [ -n "$wants" ] && [ -z "$others" ]; then
+    [ -d "$UNIT_DIR/$WANTS" ] || mkdir -p "$UNIT_DIR/$WANTS" || return 1
+    err=$(ln -sfn "$UNIT_DIR/$UNIT" "$UNIT_DIR/$WANTS/$UNIT" 2>&1)
+  else
+    err=$(sc enable --quiet --no-reload "$UNIT" 2>&1)
+  fi
 }
 remove_unit() {
   sc disable --quiet "$UNIT" 2>/dev/null
@@ -851,14 +946,28 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   uptime_s
   g_back=$1 g_epoch=$EPOCH g_to=$2 g_runs=$3 g_tries=0 g_boot=$boot g_deadline=$((up + $4)) g_grace=$5
   if [ -e "$S/settled" ]; then rm -f "$S/settled"; fi
-  put_guard && boot_guard && journal armed "$1" "$S" || { bad failed "cannot write $S/guard (disk full?)"; return 1; }
+  # Beside each other: systemd takes as long as the disk. The timer looks for the files only when it ends.
+  timer=
+  if by_systemd; then
+    timers=$((timers + 1))
+    ( exec 9>&-; run_timer "$4" ) &
+    timer=$!
+  fi
+  ( exec 9>&-; boot_guard ) &
+  put_guard && journal armed "$1" "$S"
+  armed=$?
+  wait $! && [ $armed -eq 0 ] || { stop_timer; bad failed "cannot write $S/guard (disk full?)"; return 1; }
+  if [ -n "$timer" ] && wait "$timer"; then return 0; fi
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
 }
 disarm_guard() { # [RELEASE: confirmed by this]
-  rm -f "$S/guard" && { [ -z "${1:-}" ] || journal_line confirmed "$1"; } && journal disarmed "" "$S" || { bad failed "cannot remove $S/guard"; return 1; }
+  rm -f "$S/guard" || { bad failed "cannot remove $S/guard"; return 1; }
+  # Beside what is written: it finds nothing to do any more.
+  ( exec 9>&-; stop_timer ) &
+  { [ -z "${1:-}" ] || journal_line confirmed "$1"; } && journal disarmed "" "$S" || { wait $!; bad failed "cannot remove $S/guard"; return 1; }
   # With nothing in service there is nothing to go back to at boot.
   if [ ! -e "$ROOT/current" ]; then remove_boot_guard; fi
-  stop_timer
+  wait $!
 }
 by_systemd() { [ "$LIFE" = systemd ] && systemd_answers && has systemd-run; }
 guard_timer() { # SECONDS
@@ -901,7 +1010,7 @@ boot_guard() {
       sed 's/[\\"]/\\&/g; s/%/%%/g; s/.*/Environment="&"/'
     printf 'ExecStart=/bin/sh %s boot\n\n[Install]\nWantedBy=%s\n' "$S/host.sh" "${WANTS%.wants}"
   )
-  mkdir -p "$UNIT_DIR/$WANTS" && put "$UNIT_DIR/$BOOT_UNIT" 644 "$text
+  { [ -d "$UNIT_DIR/$WANTS" ] || mkdir -p "$UNIT_DIR/$WANTS"; } && put "$UNIT_DIR/$BOOT_UNIT" 644 "$text
 " && ln -sf "../$BOOT_UNIT" "$UNIT_DIR/$WANTS/$BOOT_UNIT" && sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"
 }
 remove_boot_guard() { rm -f "$UNIT_DIR/$WANTS/$BOOT_UNIT" "$UNIT_DIR/$BOOT_UNIT"; }

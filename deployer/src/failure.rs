@@ -17,14 +17,23 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Contact was lost: the host may know more.
     pub lost: bool,
-    /// A patch did not give the package: all of it has to be sent.
-    pub resend: bool,
+    /// The package may still get there in another way.
+    pub resend: Option<Resend>,
+}
+
+/// How a package that did not get to a host may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resend {
+    /// With a look at what is there: it was taken for new.
+    Looking,
+    /// All of it: a difference did not give it.
+    Whole,
 }
 
 impl Failure {
     /// A failure of class `outcome`.
     pub fn new(outcome: Outcome, problem: impl Into<String>) -> Self {
-        Self { outcome, problem: problem.into(), causes: Vec::new(), hint: None, lost: false, resend: false }
+        Self { outcome, problem: problem.into(), causes: Vec::new(), hint: None, lost: false, resend: None }
     }
 
     /// Adds what to do.
@@ -85,10 +94,12 @@ impl Failure {
                 (Outcome::Unreachable, Some("set `ssh_key` to a private key file that only you can read".into()))
             }
             T::Disconnected { .. } => (Outcome::Unreachable, None),
-            T::Refusal { .. } | T::PortClosed { .. } | T::Upload { .. } | T::Protocol(_) => (Outcome::FailedUnchanged, None),
-            T::Local { .. } => (Outcome::FailedUnchanged, None),
+            T::Refusal { .. } | T::PortClosed { .. } | T::Upload { .. } | T::NotNew { .. } | T::Protocol(_) | T::Local { .. } => {
+                (Outcome::FailedUnchanged, None)
+            }
         };
         let lost = matches!(error, T::Disconnected { .. });
+        let resend = matches!(error, T::NotNew { .. }).then_some(Resend::Looking);
         let mut causes = Vec::new();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
@@ -102,7 +113,7 @@ impl Failure {
         if lost {
             causes.insert(0, std::mem::replace(&mut problem, "contact was lost".into()));
         }
-        Self { outcome, problem, causes, hint, lost, resend: false }
+        Self { outcome, problem, causes, hint, lost, resend }
     }
 
     /// The shell on the host ended by itself before it was asked to.
@@ -131,7 +142,7 @@ impl Failure {
             }
             "superseded" => Self::new(Outcome::Locked, text.to_owned()),
             "cancelled" => Self::new(Outcome::Interrupted, "interrupted"),
-            "patch" => Self { resend: true, ..Self::new(Outcome::Integrity, text.to_owned()) },
+            "patch" => Self { resend: Some(Resend::Whole), ..Self::new(Outcome::Integrity, text.to_owned()) },
             "integrity" => Self::new(Outcome::Integrity, text.to_owned()),
             "setup" => Self::new(Outcome::FailedUnchanged, text.to_owned())
                 .hint("setup has no terminal and no input: pass -y and the like; `setup_timeout` sets its deadline"),

@@ -38,6 +38,7 @@ impl Observation {
             "missing" => facts.missing_tools.push(value.to_owned()),
             "has" => facts.has_perl |= value == "perl",
             "sftp_server" => facts.sftp_server = Some(value.to_owned()),
+            "incoming" => facts.incoming.push(value.to_owned()),
             "space" => facts.free_bytes = column(value, 3).unwrap_or(0) * 1024,
             "inodes" => facts.free_inodes = column(value, 3).filter(|_| column(value, 1).is_some_and(|total| total > 0)),
             "page_size" => facts.page_size = value.parse().unwrap_or(0),

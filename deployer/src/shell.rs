@@ -90,7 +90,7 @@ impl HostShell {
         }
     }
 
-    /// Nothing may be sent behind it until its end was heard: the host's `head` may read on.
+    /// Nothing may be sent behind it until something was heard of it: the host's `head` may read on.
     async fn write_counted(&mut self, text: &str) -> Result<(), Failure> {
         self.write(format!("{}\n{text}", text.len())).await
     }
@@ -103,9 +103,30 @@ impl HostShell {
     /// Sends the last stage: when all of it goes well the shell leaves behind it, which saves the round trip of asking it to.
     pub async fn send_last(&mut self, stage: &Stage) -> Result<(), Failure> {
         self.leaving = true;
-        let text =
-            format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n[ -n \"$stopped\" ] || exit 0\n}} </dev/null 2>&1", stage.text);
+        self.write_counted(&wrap(AFRESH, &stage.text, LEAVE)).await
+    }
+
+    /// Sends a stage that hears us while it runs: [`HostShell::beat`], and at its end one of [`HostShell::conclude`] and
+    /// [`HostShell::unsent`], which it waits for. Nothing may be sent before its first frame was heard.
+    pub async fn send_listening(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let text = format!("listen\n{}", wrap("stopped=", &stage.text, "heard_out\nsay end\nbeat"));
         self.write_counted(&text).await
+    }
+
+    /// Tells a listening stage that all was sent. With it goes the stage that follows, if there is one: when the listening one fails
+    /// it does nothing but end. After a `last` one the shell leaves.
+    pub async fn conclude(&mut self, next: &Stage, last: bool) -> Result<(), Failure> {
+        if next.is_empty() {
+            return self.write("sent\n".to_owned()).await;
+        }
+        self.leaving = last;
+        let text = wrap("busy", &next.text, if last { LEAVE } else { STAY });
+        self.write(format!("sent\n{}\n{text}", text.len())).await
+    }
+
+    /// Tells a listening stage that what it waits for does not come: it fails.
+    pub async fn unsent(&mut self) -> Result<(), Failure> {
+        self.write("unsent\n".to_owned()).await
     }
 
     /// Says now and then that we are there, for as long as this is polled: a shell that hears nothing is ended by its host.
@@ -290,8 +311,19 @@ impl Stage {
     }
 
     fn wrapped(&self) -> String {
-        format!("{{\nstopped=\nbusy\n{}\nsay end\nbeat\n}} </dev/null 2>&1", self.text)
+        wrap(AFRESH, &self.text, STAY)
     }
+}
+
+/// How a stage begins: whatever became of the one before.
+const AFRESH: &str = "stopped=\nbusy";
+/// How one ends.
+const STAY: &str = "say end\nbeat";
+/// How the last one ends.
+const LEAVE: &str = "say end\nbeat\n[ -n \"$stopped\" ] || exit 0";
+
+fn wrap(begin: &str, text: &str, end: &str) -> String {
+    format!("{{\n{begin}\n{text}\n{end}\n}} </dev/null 2>&1")
 }
 
 fn raw(script: &str) -> String {

@@ -60,6 +60,9 @@ pub struct HostFacts {
     pub texts: Texts,
     /// The process, as its supervisor sees it.
     pub service: ServiceFacts,
+    /// Names in the folder that uploads go to, of what an interrupted run had begun to send. No plan depends on it.
+    #[serde(skip)]
+    pub incoming: Vec<String>,
     /// Digest of the setup that last succeeded here.
     pub setup_digest: Option<String>,
     /// The armed guard: an earlier run switched, or was about to, and never confirmed.

@@ -145,12 +145,14 @@ impl Point {
 
     /// Every point of a deployment that sends a package, runs setup and prunes.
     pub fn all() -> Vec<Point> {
-        const HOST: [&str; 13] = [
+        const HOST: [&str; 15] = [
             "begin_run",
+            "await_upload",
             "unpack_archive",
             "unpack_patch",
             "write_files",
             "seal",
+            "all_sent",
             "setup",
             "arm_guard",
             "record",

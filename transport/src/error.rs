@@ -141,6 +141,14 @@ pub enum TransportError {
         /// Cause as far as it can be told (disk full, read-only, no permission).
         reason: String,
     },
+    /// A new file could not be brought in one go; bringing it with a look at what is there may well succeed.
+    #[error("`{path}` was not taken as a new file: {reason}")]
+    NotNew {
+        /// Remote path.
+        path: String,
+        /// The host's answer.
+        reason: String,
+    },
     /// Something on this machine.
     #[error("{what}")]
     Local {

@@ -116,6 +116,21 @@ pub trait Session: Send + Sync {
     /// The bytes are complete when this returns; whether they are durable and right is for the host to check.
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError>;
 
+    /// The same for a file of which nothing is there yet, in one round trip where the server allows that. And the host can see when
+    /// all of it is there, sooner than this returns: behind its last bytes, each channel that they go over makes a folder
+    /// `{mark}.{channels}.{n}`, `n` from 1, without looking at how its writes ended. So `mark` must be new as well, and its
+    /// parent that of `remote`.
+    ///
+    /// A place that does not work like that gets the file as [`Session::upload`] brings it, and no mark.
+    ///
+    /// # Errors
+    /// [`TransportError::NotNew`]: something stood there, or the host did not take all of it. What is there now, and which marks, is
+    /// unknown; `upload` makes it right, and says what is wrong with the host.
+    async fn upload_new(&self, local: &Path, remote: &str, mark: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
+        let _ = mark;
+        self.upload(local, remote, progress).await
+    }
+
     /// Whether the place has an sftp server that copies between its own files (the extension `copy-data`).
     async fn copies_files(&self) -> bool {
         false

@@ -3,7 +3,7 @@
 //! **A round trip** is counted when we, having sent something since we last heard, wait and hear. So opening a channel is one;
 //! starting a command is that one only, for nobody waits for the answer to `exec`; what a command says first after its start
 //! or after a write is one; a write that waits for flow control is none. What runs beside other work counts when it is waited
-//! for. An upload is two, over however many channels it goes: what they open beside the first is nothing more to wait for.
+//! for. An upload is two, of a new file one, over however many channels it goes: what they open beside the first is nothing more to wait for.
 
 use crate::link::Link;
 use crate::process::{self, Buffered, Reader};
@@ -248,6 +248,13 @@ impl Session for SshSession {
 
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
         self.uploader.upload(local, remote, progress).await
+    }
+
+    async fn upload_new(&self, local: &Path, remote: &str, mark: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
+        if !self.is_openssh {
+            return self.uploader.upload(local, remote, progress).await;
+        }
+        self.uploader.upload_new(local, remote, mark, progress).await
     }
 
     async fn copies_files(&self) -> bool {

@@ -16,7 +16,7 @@ use roadie_model::event::EventKind;
 use roadie_model::outcome::Outcome;
 use roadie_model::plan::{Action, HostPlan, Source, Stage as PlanStage, Step, StepId, Undo};
 use roadie_transport::Session;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,8 @@ const LAST_OUTPUT: usize = 20;
 const WAYS_BACK: u32 = 3;
 /// How long telling the host to stop may take.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// The host's word when a package does not come.
+const UNSENT: &str = "unsent";
 /// How often contact is sought again before the outcome is called unknown.
 const RECONNECTS: u32 = 5;
 
@@ -82,6 +84,8 @@ pub struct Run<'a> {
     plan: &'a HostPlan,
     package: PlannedPackage<'a>,
     began_run: bool,
+    /// A stage that changes what is in service was sent.
+    sent_switch: bool,
     undoing: bool,
     begun: Vec<StepId>,
     started_at: HashMap<StepId, Instant>,
@@ -90,6 +94,8 @@ pub struct Run<'a> {
     sent_bytes: u64,
     way: Way,
     heard: Vec<(String, String)>,
+    /// What the host told while we were sending.
+    early: VecDeque<Frame>,
 }
 
 impl<'a> Run<'a> {
@@ -109,6 +115,7 @@ impl<'a> Run<'a> {
             plan,
             package,
             began_run: false,
+            sent_switch: false,
             undoing: false,
             begun: Vec::new(),
             started_at: HashMap::new(),
@@ -117,6 +124,7 @@ impl<'a> Run<'a> {
             sent_bytes: 0,
             way: Way::Whole,
             heard: Vec::new(),
+            early: VecDeque::new(),
         }
     }
 
@@ -152,19 +160,28 @@ impl<'a> Run<'a> {
     }
 
     async fn forward(&mut self) -> Result<(), StepFailure> {
-        let plan = self.plan;
-        let mut flight: Vec<&Step> = Vec::new();
-        for step in &plan.steps {
-            if self.is_ours(&step.action) {
-                self.fly_or_resend(&std::mem::take(&mut flight), false).await?;
+        let mut rest = self.plan.steps.as_slice();
+        while let Some(step) = rest.first() {
+            if matches!(step.action, Action::Upload { .. }) {
+                self.stop_if_cancelled(step.id)?;
+                let takes_in =
+                    |s: &Step| matches!(s.action, Action::Unpack { .. } | Action::WriteFiles { .. } | Action::Seal { .. });
+                let (take_in, after) = split(&rest[1..], takes_in);
+                let (then, after) = split(after, |s| !self.is_ours(&s.action));
+                self.bring(step.id, take_in, then, after.is_empty()).await?;
+                rest = after;
+            } else if self.is_ours(&step.action) {
                 self.stop_if_cancelled(step.id)?;
                 self.do_ours(step).await?;
                 self.stop_if_cancelled(step.id)?;
+                rest = &rest[1..];
             } else {
-                flight.push(step);
+                let (flight, after) = split(rest, |s| !self.is_ours(&s.action));
+                self.fly(flight, after.is_empty()).await?;
+                rest = after;
             }
         }
-        self.fly_or_resend(&flight, true).await
+        Ok(())
     }
 
     fn stop_if_cancelled(&self, id: StepId) -> Result<(), StepFailure> {
@@ -189,7 +206,6 @@ impl<'a> Run<'a> {
         }
         self.begin(step.id);
         let result = match &step.action {
-            Action::Upload { .. } => self.upload(step.id).await,
             Action::CheckHealth { health } => self.check(step.id, health).await,
             Action::AwaitPeers => self.meet(Meeting::first_applied).await,
             _ => Ok(()),
@@ -280,16 +296,14 @@ impl<'a> Run<'a> {
     }
 
     /// Sends steps as one stage and follows its frames.
-    async fn fly(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
+    async fn fly(&mut self, steps: &[Step], last: bool) -> Result<(), StepFailure> {
         let Some(first) = steps.first() else {
             return Ok(());
         };
         let id = first.id;
         let mut stage = Stage::default();
         self.begin_run(&mut stage);
-        for step in steps {
-            self.add(&mut stage, step.id, &step.action);
-        }
+        self.add_all(&mut stage, steps);
         let sent = if last { self.shell.send_last(&stage).await } else { self.shell.send(&stage).await };
         self.read_after(sent, id).await
     }
@@ -346,7 +360,10 @@ impl<'a> Run<'a> {
     async fn read_frames(&mut self) -> Result<(), StepFailure> {
         let mut failed = None;
         loop {
-            let frame = self.shell.frame().await;
+            let frame = match self.early.pop_front() {
+                Some(frame) => Ok(frame),
+                None => self.shell.frame().await,
+            };
             match frame {
                 Ok(Frame::Begin(id)) => self.begin(id),
                 Ok(Frame::Out(id, line)) => self.output(id, line),
@@ -359,7 +376,10 @@ impl<'a> Run<'a> {
                     }
                 }
                 Ok(Frame::Fail(id, kind, text)) => {
-                    self.task.emit(EventKind::StepFailed { step: id, reason: text.clone() });
+                    // Of what we ourselves have told the host it is not told back.
+                    if kind != UNSENT {
+                        self.task.emit(EventKind::StepFailed { step: id, reason: text.clone() });
+                    }
                     failed = Some(StepFailure { id, failure: Failure::host(&kind, &text) });
                 }
                 Ok(Frame::End) => return failed.map_or(Ok(()), Err),
@@ -486,7 +506,7 @@ impl<'a> Run<'a> {
             }
             Ok(Some(Found::Superseded(epoch))) => return Some(RunEnd::Superseded(Failure::superseded(epoch))),
             Ok(Some(Found::WentBack(how))) => failure.causes.push(format!("the host did not wait: {how}")),
-            Err(_) if !self.changed_service() && !self.switch_was_sent() => return Some(RunEnd::Unchanged(failure.clone())),
+            Err(_) if !self.changed_service() && !self.sent_switch => return Some(RunEnd::Unchanged(failure.clone())),
             Err(_) => return Some(RunEnd::Unknown(failure.clone())),
         }
         if self.step(step).is_some_and(|s| s.stage == PlanStage::Finish) {
@@ -514,11 +534,6 @@ impl<'a> Run<'a> {
 
     fn changed_service(&self) -> bool {
         self.begun.iter().filter_map(|id| self.step(*id)).any(|s| s.stage == PlanStage::Switch)
-    }
-
-    /// Whether a stage that holds a Switch step may have reached the host although none was seen to begin.
-    fn switch_was_sent(&self) -> bool {
-        self.began_run && self.plan.steps.iter().any(|s| s.stage == PlanStage::Switch)
     }
 
     async fn undo(&mut self) -> Result<(), Failure> {
@@ -582,6 +597,14 @@ impl<'a> Run<'a> {
     }
 
     // ---- from actions to calls of the host script ----------------------------------------------------------------------
+
+    /// Adds steps to a stage that is about to be sent.
+    fn add_all(&mut self, stage: &mut Stage, steps: &[Step]) {
+        self.sent_switch |= steps.iter().any(|s| s.stage == PlanStage::Switch);
+        for step in steps {
+            self.add(stage, step.id, &step.action);
+        }
+    }
 
     fn add(&self, stage: &mut Stage, id: StepId, action: &Action) {
         match action {
@@ -659,6 +682,11 @@ impl<'a> Run<'a> {
             Probe::Http(_) | Probe::Tcp(_) => {}
         }
     }
+}
+
+/// The steps up to the first that is not `one_of` them, and the rest.
+fn split(steps: &[Step], one_of: impl Fn(&Step) -> bool) -> (&[Step], &[Step]) {
+    steps.split_at(steps.iter().position(|s| !one_of(s)).unwrap_or(steps.len()))
 }
 
 /// What ends a meeting for those who wait.

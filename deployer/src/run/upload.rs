@@ -3,16 +3,17 @@
 use super::passing::Turn;
 use super::{Run, StepFailure, fetch};
 use crate::engine::Task;
-use crate::failure::Failure;
-use crate::shell::{Frame, Stage};
+use crate::failure::{Failure, Resend};
+use crate::shell::{BEAT, Frame, HostShell, Stage};
 use roadie_model::event::EventKind;
 use roadie_model::facts::ReleaseFacts;
-use roadie_model::id::{PackageId, ReleaseId};
+use roadie_model::id::ReleaseId;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::{Delta, Means, Package};
-use roadie_model::plan::{Action, HostPlan, Step, StepId};
+use roadie_model::plan::{HostPlan, Step, StepId};
 use roadie_model::sh::quote;
 use roadie_transport::{Exit, Session};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,129 +64,169 @@ impl<'p> Parcel<'p> {
     }
 }
 
-impl Run<'_> {
-    /// Sends the package, or what is missing of it.
-    pub(super) async fn upload(&mut self, id: StepId) -> Result<(), Failure> {
+impl<'a> Run<'a> {
+    /// Sends the package, or what is missing of it. The host unpacks it while it arrives, by the steps `take_in`. With our word that
+    /// all was sent go the steps that follow; it does them when it has come so far.
+    pub(super) async fn bring(
+        &mut self,
+        id: StepId,
+        take_in: &'a [Step],
+        then: &'a [Step],
+        last: bool,
+    ) -> Result<(), StepFailure> {
+        self.begin(id);
         let Some(package) = self.package else {
-            return Err(Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given"));
+            return Err(self.not_sent(id, Failure::new(Outcome::Bug, "the plan uploads a package that the run was not given")));
         };
-        // It may have to be found first: the host is told meanwhile that we are there.
-        let found = tokio::select! {
-            found = difference(self.task, self.plan, &self.session, package) => found,
-            failure = self.shell.beats() => return Err(failure),
-            () = self.task.controller.cancel.reached(1) => {
-                return Err(Failure::new(Outcome::Interrupted, "interrupted before the upload"));
-            }
+        self.way = match self.find_way(package).await {
+            Ok(way) => way,
+            Err(failure) => return Err(self.not_sent(id, failure)),
         };
-        if let Some((base, delta)) = found {
-            match self.send_difference(id, &base, &delta, package).await {
-                Ok(()) => {
-                    self.way = Way::Patch(base, delta);
-                    return Ok(());
+        // Whatever goes wrong with a difference, all of it is sent. And what was not taken in one go may be sent with a look at what
+        // is there.
+        let mut looks = false;
+        loop {
+            let failed = match self.bring_by_way(id, package, looks, take_in, then, last).await {
+                Err(failed) if !failed.failure.lost && failed.failure.outcome != Outcome::Interrupted => failed,
+                other => return other,
+            };
+            match (&self.way, failed.failure.resend) {
+                (_, Some(Resend::Looking)) if !looks => {
+                    tracing::debug!(why = failed.failure.problem, "sent again, with a look at what is there");
+                    looks = true;
                 }
-                Err(failure) if failure.lost || failure.outcome == Outcome::Interrupted => return Err(failure),
-                // The patch may have been deleted from the store meanwhile.
-                Err(failure) => self.task.warn(format!("{}; sending the whole package", failure.problem)),
+                (Way::Patch(..), Some(_)) => {
+                    self.task.warn(format!("{}; sending the whole package", failed.failure.problem));
+                    if let Err(failure) = self.clear_difference(package).await {
+                        return Err(self.not_sent(id, failure));
+                    }
+                    (self.way, looks) = (Way::Whole, false);
+                }
+                _ => return Err(failed),
             }
+            // What was begun with it is begun anew, and what was sent behind it was not done.
+            self.sent_switch = false;
+            self.begun.retain(|begun| take_in.iter().all(|s| s.id != *begun));
         }
-        self.send(id, &Parcel::whole(package), &self.incoming(&package.id, "tar.gz")).await
     }
 
-    /// Sends a patch; or what an sftp server is to do, and has the host do it.
-    async fn send_difference(&mut self, id: StepId, base: &ReleaseId, delta: &Delta, package: &Package) -> Result<(), Failure> {
-        let ending = if delta.means == Means::Perl { "patch.gz" } else { "requests.gz" };
-        let (parcel, tar) = (self.incoming(&package.id, ending), self.incoming(&package.id, "tar"));
-        let mut sent = self.send(id, &Parcel::of(delta), &parcel).await;
-        if sent.is_ok() && delta.means == Means::Copies {
-            sent = self.complete(base, &parcel, &tar).await;
-        }
-        if sent.as_ref().is_err_and(|failure| !failure.lost && failure.outcome != Outcome::Interrupted) {
-            // All of it is sent now: that wants the space. Under the lock, so it is nobody else's.
-            let mut stage = Stage::default();
-            [ending, "tar"].iter().for_each(|ending| stage.call("clear_incoming", &[&format!("{}.{ending}", package.id)]));
-            self.shell.send(&stage).await?;
-            while self.shell.frame().await? != Frame::End {}
-        }
-        sent
-    }
-
-    /// Has the host's sftp server make `tar` as the requests say.
-    async fn complete(&mut self, base: &ReleaseId, requests: &str, tar: &str) -> Result<(), Failure> {
-        let facts = &self.plan.assumes;
-        let release = format!("{}/releases/{base}", facts.root);
-        let (server, seconds) = (facts.sftp_server.as_deref().unwrap_or_default(), COPIED.as_secs().to_string());
-        let words = [&release, requests, tar, server, &seconds].map(quote).join(" ");
-        let session = self.session.clone();
+    /// It may have to be found first: the host is told meanwhile that we are there.
+    async fn find_way(&mut self, package: &Package) -> Result<Way, Failure> {
         tokio::select! {
-            made = tokio::time::timeout(COMPLETED, lay_down(&session, &words)) => made.unwrap_or_else(|_| {
-                Err(Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent"))
-            }),
+            found = difference(self.task, self.plan, &self.session, package) => {
+                Ok(found.map_or(Way::Whole, |(base, delta)| Way::Patch(base, delta)))
+            }
             failure = self.shell.beats() => Err(failure),
             () = self.task.controller.cancel.reached(1) => {
-                Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"))
+                Err(Failure::new(Outcome::Interrupted, "interrupted before the upload"))
             }
         }
     }
 
-    async fn send(&mut self, id: StepId, parcel: &Parcel<'_>, remote: &str) -> Result<(), Failure> {
-        let (task, session) = (self.task, self.session.clone());
-        let Parcel { file, sha256, bytes: total } = *parcel;
-        let progress = move |bytes: u64| task.emit(EventKind::Progress { step: id, bytes, total });
-        let passing = &task.controller.passing;
-        let passes = task.controller.options.rollout.pass_on && passing.several(&task.service.name) && self.plan.assumes.has_perl;
-        let arrive = async {
-            let mut first = None;
-            if passes {
-                match passing.turn(&task.service.name, sha256) {
-                    Turn::First(turn) => first = Some(turn),
-                    Turn::Next(next) => {
-                        if next.take(&session, remote, total, sha256).await {
-                            return Ok(0);
-                        }
-                    }
+    async fn bring_by_way(
+        &mut self,
+        id: StepId,
+        package: &Package,
+        looks: bool,
+        take_in: &'a [Step],
+        then: &'a [Step],
+        last: bool,
+    ) -> Result<(), StepFailure> {
+        let mark = format!("{}.{}", package.id, crate::shell::tag().trim_start_matches("@roadie-"));
+        let mut stage = Stage::default();
+        self.begin_run(&mut stage);
+        stage.step(0, "await_upload", &[&mark]);
+        self.add_all(&mut stage, take_in);
+        stage.step(0, "all_sent", &[]);
+        if let Err(failure) = self.shell.send_listening(&stage).await {
+            return Err(self.not_sent(id, failure));
+        }
+        let transfer = Transfer { task: self.task, plan: self.plan, session: self.session.clone(), id, looks, mark };
+        let cancel = self.task.controller.cancel.clone();
+        let sent = {
+            let (early, shell) = (&mut self.early, &mut self.shell);
+            tokio::select! {
+                sent = transfer.of(package, &self.way) => sent.map(Some),
+                stopped = attend(shell, early) => stopped.map(|()| None),
+                () = cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted during the upload")),
+            }
+        };
+        let sent = match (sent, self.stop_if_cancelled(id)) {
+            (Ok(_), Err(cancelled)) => Err(cancelled.failure),
+            (sent, _) => sent,
+        };
+        match sent {
+            Ok(Some(bytes)) => {
+                self.sent_bytes += bytes;
+                self.done(id, String::new());
+                self.conclude(id, then, last).await
+            }
+            // The host's own failure.
+            Ok(None) => self.give_up().await.map_err(|failed| of_upload(id, failed)),
+            Err(failure) => {
+                if !failure.lost
+                    && let Err(failed) = self.give_up().await
+                    && failed.failure.lost
+                {
+                    return Err(of_upload(id, failed));
                 }
+                Err(self.not_sent(id, failure))
             }
-            let sent = session.upload(file, remote, &progress).await.map_err(Failure::transport)?;
-            if let Some(first) = first {
-                first.give(&session, remote, &task.host.address).await;
+        }
+    }
+
+    /// Says that all was sent, and what follows; reads what became of both.
+    async fn conclude(&mut self, id: StepId, then: &'a [Step], last: bool) -> Result<(), StepFailure> {
+        let lost = |failure| StepFailure { id, failure };
+        self.hear_it_begin().await.map_err(lost)?;
+        let mut next = Stage::default();
+        self.add_all(&mut next, then);
+        let sent = self.shell.conclude(&next, last).await;
+        let taken_in = self.read_after(sent, id).await.map_err(|failed| of_upload(id, failed));
+        match (next.is_empty(), taken_in) {
+            (false, Ok(())) => self.read_after(Ok(()), id).await,
+            (false, Err(failed)) if !failed.failure.lost => {
+                // It does nothing, and says so.
+                self.read_frames().await?;
+                Err(failed)
             }
-            Ok(sent.bytes)
-        };
-        let sent = tokio::select! {
-            result = arrive => result?,
-            failure = self.shell.beats() => return Err(failure),
-            () = task.controller.cancel.reached(1) => {
-                return Err(Failure::new(Outcome::Interrupted, "interrupted during the upload"));
-            }
-        };
-        self.sent_bytes += sent;
+            (_, taken_in) => taken_in,
+        }
+    }
+
+    /// Tells the host that no more is sent, and hears how its stage ends.
+    async fn give_up(&mut self) -> Result<(), StepFailure> {
+        let lost = |failure| StepFailure { id: 0, failure };
+        self.hear_it_begin().await.map_err(lost)?;
+        self.shell.unsent().await.map_err(lost)?;
+        self.read_frames().await
+    }
+
+    /// Nothing may be sent behind a stage before something of it was heard.
+    async fn hear_it_begin(&mut self) -> Result<(), Failure> {
+        if self.early.is_empty() {
+            let frame = self.shell.frame().await.map_err(|failure| Failure { lost: true, ..failure })?;
+            self.early.push_back(frame);
+        }
         Ok(())
     }
 
-    /// Where the host script looks for it, from the login user's home.
-    fn incoming(&self, package: &PackageId, ending: &str) -> String {
-        format!(".roadie/incoming/{}.{package}.{ending}", self.plan.service)
+    fn not_sent(&self, id: StepId, failure: Failure) -> StepFailure {
+        if failure.resend != Some(Resend::Looking) {
+            self.task.emit(EventKind::StepFailed { step: id, reason: failure.problem.clone() });
+        }
+        StepFailure { id, failure }
     }
 
-    /// Flies; where a patch did not give the package, sends all of it and flies again.
-    pub(super) async fn fly_or_resend(&mut self, steps: &[&Step], last: bool) -> Result<(), StepFailure> {
-        let failed = match self.fly(steps, last).await {
-            Err(failed) if failed.failure.resend => failed.failure,
-            other => return other,
-        };
-        self.task.warn(format!("{}; sending the whole package", failed.problem));
-        self.way = Way::Whole;
-        let uploads = |s: &&Step| matches!(s.action, Action::Upload { .. });
-        if let (Some(step), Some(package)) = (self.plan.steps.iter().find(uploads), self.package) {
-            let remote = self.incoming(&package.id, "tar.gz");
-            if let Err(failure) = self.send(step.id, &Parcel::whole(package), &remote).await {
-                // Nothing was unpacked: what was sent stays.
-                self.begun.retain(|id| *id == step.id);
-                self.task.emit(EventKind::StepFailed { step: step.id, reason: failure.problem.clone() });
-                return Err(StepFailure { id: step.id, failure });
-            }
+    /// All of it is sent now: that wants the space. Under the lock, so it is nobody else's.
+    async fn clear_difference(&mut self, package: &Package) -> Result<(), Failure> {
+        let mut stage = Stage::default();
+        for ending in ["patch.gz", "requests.gz", "tar"] {
+            stage.call("clear_incoming", &[&format!("{}.{ending}", package.id)]);
         }
-        self.fly(steps, last).await
+        self.shell.send(&stage).await?;
+        while self.shell.frame().await? != Frame::End {}
+        Ok(())
     }
 
     pub(super) fn add_unpack(&self, stage: &mut Stage, id: StepId, release: &ReleaseId, sha256: &str) {
@@ -199,6 +240,115 @@ impl Run<'_> {
                 words.extend(delta.sources.iter().map(String::as_str));
                 stage.step(id, "unpack_patch", &words);
             }
+        }
+    }
+}
+
+/// What is no step of the plan belongs to the upload.
+fn of_upload(id: StepId, failed: StepFailure) -> StepFailure {
+    StepFailure { id: if failed.id == 0 { id } else { failed.id }, ..failed }
+}
+
+/// One try to bring the package.
+struct Transfer<'a> {
+    task: &'a Task<'a>,
+    plan: &'a HostPlan,
+    session: Arc<dyn Session>,
+    id: StepId,
+    /// What is there of it already is looked at first.
+    looks: bool,
+    /// The host waits for this behind what arrives.
+    mark: String,
+}
+
+impl Transfer<'_> {
+    /// Bytes that were sent.
+    async fn of(&self, package: &Package, way: &Way) -> Result<u64, Failure> {
+        let Way::Patch(base, delta) = way else {
+            return self.send(&Parcel::whole(package), &format!("{}.tar.gz", package.id), &self.mark).await;
+        };
+        let sent = match delta.means {
+            Means::Perl => self.send(&Parcel::of(delta), &format!("{}.patch.gz", package.id), &self.mark).await,
+            Means::Copies => {
+                let (requests, tar) = (format!("{}.requests.gz", package.id), format!("{}.tar", package.id));
+                // What arrives is not yet what the host waits for.
+                match self.send(&Parcel::of(delta), &requests, &unseen(&self.mark)).await {
+                    Ok(bytes) => self.complete(base, &requests, &tar).await.map(|()| bytes),
+                    Err(failure) => Err(failure),
+                }
+            }
+        };
+        // The patch may have been deleted from the store meanwhile.
+        sent.map_err(|failure| Failure { resend: failure.resend.or(Some(Resend::Whole)), ..failure })
+    }
+
+    /// Has the host's sftp server make `tar` as the requests say.
+    async fn complete(&self, base: &ReleaseId, requests: &str, tar: &str) -> Result<(), Failure> {
+        let facts = &self.plan.assumes;
+        let release = format!("{}/releases/{base}", facts.root);
+        let (server, seconds) = (facts.sftp_server.as_deref().unwrap_or_default(), COPIED.as_secs().to_string());
+        let words = [&release, &self.incoming(requests), &self.incoming(tar), server, &seconds].map(quote).join(" ");
+        tokio::time::timeout(COMPLETED, lay_down(&self.session, &words))
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent")))
+    }
+
+    async fn send(&self, parcel: &Parcel<'_>, name: &str, mark: &str) -> Result<u64, Failure> {
+        let (task, step, remote) = (self.task, self.id, self.incoming(name));
+        let Parcel { file, sha256, bytes: total } = *parcel;
+        let progress = move |bytes: u64| task.emit(EventKind::Progress { step, bytes, total });
+        let passing = &task.controller.passing;
+        let passes = task.controller.options.rollout.pass_on && passing.several(&task.service.name) && self.plan.assumes.has_perl;
+        let mut first = None;
+        if passes {
+            match passing.turn(&task.service.name, sha256) {
+                Turn::First(turn) => first = Some(turn),
+                Turn::Next(next) => {
+                    if next.take(&self.session, &remote, total, sha256).await {
+                        return Ok(0);
+                    }
+                }
+            }
+        }
+        // It is still needed there when all has arrived: the host goes on when we say so.
+        let mark = if first.is_some() { unseen(mark) } else { mark.to_owned() };
+        let is_new = !self.looks && !self.plan.assumes.incoming.contains(&format!("{}.{name}", self.plan.service));
+        let sent = if is_new {
+            self.session.upload_new(file, &remote, &self.incoming(&mark), &progress).await
+        } else {
+            self.session.upload(file, &remote, &progress).await
+        };
+        let sent = sent.map_err(Failure::transport)?;
+        if let Some(first) = first {
+            first.give(&self.session, &remote, &task.host.address).await;
+        }
+        Ok(sent.bytes)
+    }
+
+    /// Where the host script looks for it, from the login user's home.
+    fn incoming(&self, name: &str) -> String {
+        format!(".roadie/incoming/{}.{name}", self.plan.service)
+    }
+}
+
+/// A mark that the host does not wait for.
+fn unseen(mark: &str) -> String {
+    format!("{mark}-unseen")
+}
+
+/// Says now and then that we are there, and keeps what the host tells, up to a step that fails.
+async fn attend(shell: &mut HostShell, early: &mut VecDeque<Frame>) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            frame = shell.frame() => {
+                let frame = frame.map_err(|failure| Failure { lost: true, ..failure })?;
+                let over = matches!(frame, Frame::Fail(..) | Frame::End);
+                early.push_back(frame);
+                if over {
+                    return Ok(());
+                }
+            }
+            () = tokio::time::sleep(BEAT), if !early.is_empty() => shell.beat().await?,
         }
     }
 }

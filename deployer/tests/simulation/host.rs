@@ -84,6 +84,8 @@ pub struct World {
     unreachable: u32,
     full: bool,
     asked_to_stop: bool,
+    /// Of uploads that have come to their end.
+    marks: BTreeSet<String>,
     pub violations: Vec<String>,
 }
 
@@ -113,6 +115,7 @@ impl World {
             unreachable: 0,
             full: false,
             asked_to_stop: false,
+            marks: BTreeSet::new(),
             violations: Vec::new(),
         }))
     }
@@ -301,6 +304,22 @@ impl Session for Link {
         self.boundary().map(|_| Sent::default())
     }
 
+    async fn upload_new(&self, local: &Path, remote: &str, mark: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
+        let refused = {
+            let mut world = self.boundary()?;
+            let (marks, taken) = (world.rng.bool(), world.rng.u8(0..8) > 0);
+            if marks {
+                // Also where it did not take all: nobody has looked.
+                world.marks.insert(mark.rsplit_once("/api.").map_or(mark, |(_, m)| m).to_owned());
+            }
+            !taken || world.full
+        };
+        if refused {
+            return Err(TransportError::NotNew { path: remote.into(), reason: "it is odd".into() });
+        }
+        self.upload(local, remote, progress).await
+    }
+
     async fn forward(&self, _: &str, port: u16) -> Result<Box<dyn Stream>, TransportError> {
         let world = self.boundary()?;
         let healthy = world.process.as_ref().is_some_and(|(release, _)| !world.unhealthy.contains(release));
@@ -331,6 +350,13 @@ struct Sh {
     /// The first stage, while the host script is waited for.
     first: Option<String>,
     input: String,
+    /// Commands of a stage that are still to be done.
+    todo: VecDeque<Vec<String>>,
+    /// Somebody hears the controller while a stage runs; up to its word.
+    listens: bool,
+    word: String,
+    /// The step that waits has said that it begins.
+    said: bool,
     out: VecDeque<Chunk>,
     epoch: u64,
     started_as: u64,
@@ -376,6 +402,10 @@ impl Sh {
             tag: tag.trim_matches('\'').to_owned(),
             first: Some(first.to_owned()),
             input: String::new(),
+            todo: VecDeque::new(),
+            listens: false,
+            word: String::new(),
+            said: false,
             out: VecDeque::new(),
             epoch: 0,
             started_as: 0,
@@ -411,6 +441,12 @@ impl Sh {
                 self.input = rest.to_owned();
                 continue;
             }
+            if self.listens {
+                (self.listens, self.word) = (false, line.to_owned());
+                self.input = rest.to_owned();
+                self.go_on();
+                continue;
+            }
             let length: usize = line.parse().expect("the length of what follows");
             let Some(text) = rest.get(..length).map(str::to_owned) else { return };
             self.input = rest[length..].to_owned();
@@ -423,11 +459,41 @@ impl Sh {
     }
 
     fn stage(&mut self, text: &str) {
-        for words in commands(&format!("{text}\n")) {
-            if self.ended || !self.call(&words) {
+        assert!(self.todo.is_empty(), "a stage while another one runs");
+        self.todo = commands(&format!("{text}\n")).into();
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        while let Some(words) = self.todo.front().cloned() {
+            if self.waits(&words) {
+                if let ["step", id, ..] = words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+                    && !std::mem::replace(&mut self.said, true)
+                {
+                    self.say(&format!("begin {id}"));
+                }
                 return;
             }
+            self.todo.pop_front();
+            if self.ended || !self.call(&words) {
+                self.todo.clear();
+            }
         }
+    }
+
+    /// Whether a command waits for the controller's word.
+    fn waits(&self, words: &[String]) -> bool {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.listens
+            && match words[..] {
+                ["heard_out"] => true,
+                ["step", _, "all_sent"] => !self.stopped,
+                ["step", _, "await_upload", mark] => {
+                    let world = look(&self.world);
+                    !self.stopped && !world.asked_to_stop && !world.marks.contains(mark)
+                }
+                _ => false,
+            }
     }
 
     /// One command of a stage; `false` when the connection is over. What was sent whole is done all the same, unless the host
@@ -436,6 +502,7 @@ impl Sh {
         let (name, args) = words.split_first().map_or(("", &[][..]), |(n, a)| (n.as_str(), a));
         match name {
             "stopped=" => self.stopped = false,
+            "listen" => (self.listens, self.word) = (true, String::new()),
             "lock" => self.lock(args),
             "observe" => self.observe(),
             "undoing" => {
@@ -533,7 +600,9 @@ impl Sh {
             self.epoch > 0 && (world.disk.epoch, world.disk.tag.as_str()) != (self.epoch, self.tag.as_str())
         };
         let cancelled = look(&self.world).asked_to_stop;
-        self.say(&format!("begin {id}"));
+        if !std::mem::take(&mut self.said) {
+            self.say(&format!("begin {id}"));
+        }
         let done = if cancelled {
             Err(("cancelled", "asked to stop".into()))
         } else if superseded {
@@ -569,6 +638,10 @@ impl Sh {
                 self.epoch = world.disk.epoch;
                 world.sync();
             }
+            "await_upload" | "all_sent" if !self.listens && self.word != "sent" => {
+                return Err(("unsent", "not all of it was sent".into()));
+            }
+            "await_upload" | "all_sent" => {}
             "unpack_archive" => {
                 if !world.disk.incoming.remove(&arg(1)) {
                     return failed("the archive is not there");
@@ -726,6 +799,10 @@ impl Process for Sh {
             // What was on its way is lost with the link.
             let told = std::mem::replace(&mut self.ended, true);
             return (!told).then_some(Chunk::Exit(Exit::Lost));
+        }
+        self.go_on();
+        if self.out.is_empty() && self.listens && !self.ended {
+            std::future::pending::<()>().await;
         }
         self.out.pop_front()
     }

@@ -8,6 +8,7 @@ use russh::{Channel, ChannelMsg};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::oneshot;
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 /// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
 pub(super) const MAX_WRITE: usize = 255 << 10;
 /// Bytes per write that every server takes.
-const SAFE_WRITE: u64 = 32 << 10;
+const SAFE_WRITE: usize = 32 << 10;
 /// A deep queue on a slow link takes its time: the library counts from queueing.
 const REQUEST_TIMEOUT_S: u64 = 600;
 /// Small requests with nothing queued before them.
@@ -24,6 +25,8 @@ const INIT_TIMEOUT_S: u64 = 20;
 const NEARLY_FULL: u64 = 1 << 20;
 /// Copies between open files, on the server: draft-ietf-secsh-filexfer-extensions-00, section 7.
 const COPY_DATA: &str = "copy-data";
+/// What OpenSSH's server offers. Others offer these too: it takes the name of the ssh server beside them.
+const OPENSSH: [&str; 3] = ["posix-rename@openssh.com", "hardlink@openssh.com", "fsync@openssh.com"];
 /// The bits of a mode that say what kind of file it is, and those of a regular file and a symbolic link.
 const KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
@@ -36,6 +39,20 @@ pub(super) struct Sftp {
     pub(super) write: usize,
     /// It has `copy-data` (OpenSSH 9.0 and later).
     pub(super) copies: bool,
+    /// It offers what OpenSSH's server does.
+    pub(super) openssh: bool,
+    handles: Mutex<Handles>,
+}
+
+/// What we know of the handles that the server gives on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handles {
+    /// None is out, and never was more than one.
+    None,
+    /// One was asked for, none is known to be given back.
+    One,
+    /// Several may be, or were.
+    Several,
 }
 
 /// The answer to opening a file for writing.
@@ -65,15 +82,16 @@ impl Sftp {
         connection: &Connection,
         channel: Channel<Msg>,
         place: Place,
-        then: impl AsyncFnOnce(&RawSftpSession) -> T,
+        then: impl AsyncFnOnce(&Self) -> T,
     ) -> Option<(Self, T)> {
         channel.request_subsystem(true, "sftp").await.ok()?;
         let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
         let (pipe, ended) = stream(channel, place);
         let raw = RawSftpSession::new_with_config(pipe, config);
+        let mut sftp = Self::new(raw);
         let begun = Instant::now();
         // Sent in this order; a server without the extension says so and goes on.
-        let opened = async { futures::join!(raw.init(), raw.limits(), then(&raw)) };
+        let opened = async { futures::join!(sftp.raw.init(), sftp.raw.limits(), then(&sftp)) };
         // The library does not see an end that comes before its first request, and would wait out its time.
         let (version, limits, then) = tokio::select! {
             all = opened => all,
@@ -87,10 +105,45 @@ impl Sftp {
             }
         };
         connection.link.heard(begun, 1);
-        raw.set_timeout(REQUEST_TIMEOUT_S);
-        let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
-        let write = usize::try_from(allowed.unwrap_or(SAFE_WRITE)).unwrap_or(MAX_WRITE).min(MAX_WRITE);
-        Some((Self { raw, write, copies: version.extensions.contains_key(COPY_DATA) }, then))
+        sftp.raw.set_timeout(REQUEST_TIMEOUT_S);
+        if let Some(allowed) = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0) {
+            sftp.write = usize::try_from(allowed).unwrap_or(MAX_WRITE).min(MAX_WRITE);
+        }
+        sftp.copies = version.extensions.contains_key(COPY_DATA);
+        sftp.openssh = OPENSSH.iter().all(|name| version.extensions.contains_key(*name));
+        Some((sftp, then))
+    }
+
+    /// A channel on which nothing was opened, to a server of which nothing is known.
+    pub(super) fn new(raw: RawSftpSession) -> Self {
+        Self { raw, write: SAFE_WRITE, copies: false, openssh: false, handles: Mutex::new(Handles::None) }
+    }
+
+    /// Whether no file is open on it, and never was more than one at once.
+    pub(super) fn is_unused(&self) -> bool {
+        *self.handles() == Handles::None
+    }
+
+    /// Lets `send` send a request to open one file, if the channel is unused. Nobody comes between.
+    pub(super) fn open_first<T>(&self, send: impl FnOnce() -> T) -> Option<T> {
+        let mut handles = self.handles();
+        if *handles != Handles::None {
+            return None;
+        }
+        *handles = Handles::One;
+        Some(send())
+    }
+
+    /// The file that was opened by `open_first` is closed: the host said so.
+    pub(super) fn closed_first(&self) {
+        let mut handles = self.handles();
+        if *handles == Handles::One {
+            *handles = Handles::None;
+        }
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a change of a file's size or permissions and waits for the answer.
@@ -143,17 +196,23 @@ pub(super) fn parents(remote: &str) -> Vec<&str> {
     remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty()).collect()
 }
 
-fn private() -> FileAttributes {
+pub(super) fn private() -> FileAttributes {
     FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() }
+}
+
+pub(super) fn private_folder() -> FileAttributes {
+    FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() }
 }
 
 /// Makes `folders` and opens `remote` in one flight: the server works in order, and a folder that exists is no error.
 ///
 /// Opened twice: as a new file, which follows no symbolic link, and as one that exists, which neither makes nor empties anything.
 /// So nothing has happened yet when the answers tell what stood there.
-pub(super) async fn create(raw: &RawSftpSession, folders: &[&str], remote: &str) -> Result<Opened, SftpError> {
-    let folder = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
-    let made = folders.iter().map(|p| raw.mkdir(*p, folder.clone()));
+pub(super) async fn create(sftp: &Sftp, folders: &[&str], remote: &str) -> Result<Opened, SftpError> {
+    // Before anything is sent.
+    *sftp.handles() = Handles::Several;
+    let raw = &sftp.raw;
+    let made = folders.iter().map(|p| raw.mkdir(*p, private_folder()));
     let (_, there, new, old) = futures::join!(
         futures::future::join_all(made),
         raw.lstat(remote),
@@ -188,12 +247,18 @@ pub(super) async fn create(raw: &RawSftpSession, folders: &[&str], remote: &str)
     }
 }
 
-fn found(attributes: &FileAttributes) -> Found {
+pub(super) fn found(attributes: &FileAttributes) -> Found {
     match (attributes.permissions, attributes.size) {
         (Some(mode), Some(size)) if mode & KIND == REGULAR => Found::File { size, mode: mode & 0o7777 },
         (Some(mode), _) if mode & KIND == SYMLINK => Found::Link,
         _ => Found::Other,
     }
+}
+
+/// Sends a MKDIR that nobody waits for: a folder that exists is no error, and one that is missing shows in what follows.
+pub(super) fn make(raw: &RawSftpSession, folder: &str) {
+    use futures::FutureExt as _;
+    let _ = raw.mkdir(folder, private_folder()).now_or_never();
 }
 
 /// Sends a CLOSE that nobody waits for.
@@ -211,7 +276,8 @@ pub(super) fn unexplained(connection: &Connection, remote: &str, error: &SftpErr
     }
 }
 
-fn plain(error: &SftpError) -> String {
+/// The host's answer for people.
+pub(super) fn plain(error: &SftpError) -> String {
     match error {
         SftpError::Status(status) => match status.status_code {
             StatusCode::PermissionDenied => "permission denied".into(),

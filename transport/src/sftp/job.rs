@@ -4,15 +4,15 @@ use super::channel::Sftp;
 use super::source::Source;
 use crate::{Progress, Sent, TransportError};
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use russh_sftp::client::error::Error as SftpError;
-use russh_sftp::client::rawsession::RawSftpSession;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use tokio::sync::watch;
 
 /// What ends an upload.
@@ -159,6 +159,14 @@ impl<'a> Job<'a> {
         Some((at, length))
     }
 
+    /// The host has confirmed so many more bytes.
+    fn arrived(&self, bytes: u64) {
+        if bytes > 0 {
+            let sent = self.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            (self.progress)(self.resumed.load(Ordering::Relaxed) + sent);
+        }
+    }
+
     fn ranges(&self) -> MutexGuard<'_, VecDeque<Range<u64>>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,57 +174,102 @@ impl<'a> Job<'a> {
     /// Writes pieces over one channel until none is left, with so many bytes under way, and closes `handle`. CLOSE is sent behind
     /// the writes without waiting for them: the server works in order, and every reply is looked at.
     pub(super) async fn write(&self, sftp: &Sftp, handle: &str, under_way: u64) -> Result<(), Failure> {
-        let depth = usize::try_from(under_way / sftp.write as u64).unwrap_or(1).max(1);
-        let mut writes = FuturesUnordered::new();
-        let mut failed = None;
-        let mut busy = None;
-        while failed.is_none()
-            && let Some((at, length)) = self.take(sftp.write)
+        let mut flight = Flight::new(self, sftp);
+        flight.pieces(handle, under_way).await;
+        flight.add(sftp.raw.close(handle));
+        flight.end().await
+    }
+}
+
+/// Requests over one channel, sent in the order they come in and without waiting. The host is to grant all of them.
+pub(super) struct Flight<'f> {
+    job: &'f Job<'f>,
+    sftp: &'f Sftp,
+    answers: FuturesUnordered<BoxFuture<'f, Answered>>,
+    /// Bytes of the file that are under way.
+    bytes: u64,
+    failed: Option<Failure>,
+    busy: Option<Busy<'f>>,
+}
+
+/// Bytes of the file in a request, and what the host said to it.
+type Answered = (u64, Result<(), SftpError>);
+
+impl<'f> Flight<'f> {
+    pub(super) fn new(job: &'f Job<'f>, sftp: &'f Sftp) -> Self {
+        Self { job, sftp, answers: FuturesUnordered::new(), bytes: 0, failed: None, busy: None }
+    }
+
+    /// Sends a request behind the others.
+    pub(super) fn add<T>(&mut self, request: impl Future<Output = Result<T, SftpError>> + Send + 'f) {
+        self.send(0, request);
+    }
+
+    /// Writes pieces until none is left or something has failed, with so many bytes under way.
+    pub(super) async fn pieces(&mut self, handle: &'f str, under_way: u64) {
+        let (job, sftp) = (self.job, self.sftp);
+        let depth = (under_way / sftp.write as u64).max(1);
+        while !self.has_failed()
+            && let Some((at, length)) = job.take(sftp.write)
         {
-            busy.get_or_insert_with(|| Busy::new(self));
-            let data = match self.source.read(at, length).await {
-                Ok(data) => data,
-                Err(error) => {
-                    failed = Some(error.into());
-                    break;
-                }
-            };
-            let mut write = Box::pin(write_at(&sftp.raw, handle, at, data));
-            // The first poll sends: not left to the set, which polls in an order of its own, so that none goes behind the CLOSE.
-            match futures::poll!(&mut write) {
-                Poll::Ready(done) => self.note(done, &mut failed),
-                Poll::Pending => writes.push(write),
+            self.busy.get_or_insert_with(|| Busy::new(job));
+            match job.source.read(at, length).await {
+                Ok(data) => self.send(length as u64, sftp.raw.write(handle, at, data)),
+                Err(error) => self.fail(error.into()),
             }
-            while let Some(done) = next_if(&mut writes, depth).await {
-                self.note(done, &mut failed);
+            while let Some(answered) = self.next_if(self.bytes >= depth * sftp.write as u64).await {
+                self.note(answered);
             }
-        }
-        let mut close = Box::pin(sftp.raw.close(handle));
-        let closed = futures::poll!(&mut close);
-        while let Some(done) = writes.next().await {
-            self.note(done, &mut failed);
-        }
-        let closed = match closed {
-            Poll::Ready(closed) => closed,
-            Poll::Pending => close.await,
-        };
-        drop(busy);
-        match failed {
-            Some(failed) => Err(failed),
-            None => Ok(closed.map(|_| ())?),
         }
     }
 
-    fn note(&self, (bytes, result): Written, failed: &mut Option<Failure>) {
-        match result {
-            Ok(_) => {
-                let sent = self.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                (self.progress)(self.resumed.load(Ordering::Relaxed) + sent);
-            }
-            Err(error) => {
-                failed.get_or_insert(Failure::There(error));
-            }
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Waits for all answers.
+    pub(super) async fn end(mut self) -> Result<(), Failure> {
+        while let Some(answered) = self.answers.next().await {
+            self.note(answered);
         }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    /// The library sends a request, into a queue without bounds, when it is first polled. That is not left to the set, which polls
+    /// in an order of its own.
+    fn send<T>(&mut self, bytes: u64, request: impl Future<Output = Result<T, SftpError>> + Send + 'f) {
+        self.bytes += bytes;
+        let mut answer: BoxFuture<'f, Answered> = Box::pin(async move { (bytes, request.await.map(|_| ())) });
+        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answered) => self.note(answered),
+            Poll::Pending => self.answers.push(answer),
+        }
+    }
+
+    /// An answer; waits for one only if told to.
+    async fn next_if(&mut self, wait: bool) -> Option<Answered> {
+        if wait {
+            return self.answers.next().await;
+        }
+        std::future::poll_fn(|context| match self.answers.poll_next_unpin(context) {
+            Poll::Ready(answered) => Poll::Ready(answered),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    fn note(&mut self, (bytes, result): Answered) {
+        self.bytes -= bytes;
+        match result {
+            Ok(()) => self.job.arrived(bytes),
+            Err(error) => self.fail(Failure::There(error)),
+        }
+    }
+
+    /// One channel's failure is that of the upload: nobody is to take more.
+    fn fail(&mut self, failure: Failure) {
+        self.job.ranges().clear();
+        self.failed.get_or_insert(failure);
     }
 }
 
@@ -235,23 +288,4 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-type Written = (u64, Result<russh_sftp::protocol::Status, SftpError>);
-
-/// One write request; sent when it is first polled, that is, into a queue without bounds.
-async fn write_at(raw: &RawSftpSession, handle: &str, offset: u64, data: Vec<u8>) -> Written {
-    (data.len() as u64, raw.write(handle, offset, data).await)
-}
-
-/// A write that is done; waits for one only when `depth` are under way.
-async fn next_if<F: Future>(writes: &mut FuturesUnordered<F>, depth: usize) -> Option<F::Output> {
-    if writes.len() >= depth {
-        return writes.next().await;
-    }
-    std::future::poll_fn(|context| match writes.poll_next_unpin(context) {
-        Poll::Ready(done) => Poll::Ready(done),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }

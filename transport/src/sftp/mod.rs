@@ -6,7 +6,6 @@ use crate::{Progress, Sent, TransportError};
 use channel::{Found, Opened, Sftp};
 use job::{Failure, Job};
 use russh_sftp::client::error::Error as SftpError;
-use russh_sftp::client::rawsession::RawSftpSession;
 use source::Source;
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,6 +17,7 @@ use tokio::sync::OnceCell;
 mod channel;
 mod exec;
 mod job;
+mod new;
 mod resume;
 mod source;
 mod spare;
@@ -46,7 +46,7 @@ impl Opening {
     }
 
     /// Also gives what came of `then`, if it was this call that opened the channel: it was sent in the same flight.
-    async fn get_and<T>(&self, then: impl AsyncFnOnce(&RawSftpSession) -> T) -> (Option<Arc<Sftp>>, Option<T>) {
+    async fn get_and<T>(&self, then: impl AsyncFnOnce(&Sftp) -> T) -> (Option<Arc<Sftp>>, Option<T>) {
         let mut done = None;
         let open = async || {
             let (channel, place) = self.connection.open().await.ok()?;
@@ -134,7 +134,7 @@ impl Uploader {
     async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
         let connection = &self.opening.connection;
         let heard = self.opening.heard.load(Ordering::Relaxed);
-        let (sftp, created) = self.opening.get_and(async |raw| channel::create(raw, folders, remote).await).await;
+        let (sftp, created) = self.opening.get_and(async |sftp| channel::create(sftp, folders, remote).await).await;
         // Only what this upload had to wait for: the rest was heard beside other work.
         connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
         let sftp = &*sftp.ok_or(Failure::NoSftp)?;
@@ -199,7 +199,7 @@ impl Uploader {
             None => {
                 let begun = Instant::now();
                 connection.round_trips.count();
-                let created = channel::create(&sftp.raw, &missing, remote).await;
+                let created = channel::create(sftp, &missing, remote).await;
                 if matches!(created, Ok(_) | Err(SftpError::Status(_))) {
                     connection.link.heard(begun, 1);
                 }
@@ -209,7 +209,7 @@ impl Uploader {
         if created.is_err() && missing.len() < parents.len() {
             self.known().clear();
             connection.round_trips.count();
-            created = channel::create(&sftp.raw, &parents, remote).await;
+            created = channel::create(sftp, &parents, remote).await;
         }
         if created.is_ok() {
             self.known().extend(parents.into_iter().map(str::to_owned));

@@ -5,10 +5,11 @@ use super::job::{Failure, Job};
 use crate::session::{Connection, Place};
 use russh::Channel;
 use russh::client::Msg;
-use russh_sftp::client::rawsession::RawSftpSession;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
 
 /// Opens further channels, and keeps those that were opened ahead of an upload.
 pub(super) struct Spares {
@@ -41,15 +42,35 @@ impl Spares {
         }
     }
 
+    /// Those of them that can be used, at most so many, once all are ready or this time is over. The others stay for another upload.
+    pub(super) async fn ready(&self, most: usize, patience: Duration) -> Vec<Sftp> {
+        let deadline = Instant::now() + patience;
+        let mut asked = {
+            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = ready.len().saturating_sub(most);
+            ready.split_off(kept)
+        };
+        let mut spares = Vec::new();
+        let mut late = Vec::new();
+        for mut opening in asked.drain(..) {
+            match timeout_at(deadline.into(), &mut opening).await {
+                Ok(opened) => spares.extend(opened.ok().flatten()),
+                Err(_) => late.push(opening),
+            }
+        }
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
+        spares
+    }
+
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
     /// bytes that it has taken fails the upload.
     pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
-        let create = async |raw: &RawSftpSession| channel::create(raw, folders, remote).await;
+        let create = async |sftp: &Sftp| channel::create(sftp, folders, remote).await;
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let opened = match ready {
             Some(ready) => match ready.await.ok().flatten() {
                 Some(sftp) => {
-                    let opened = create(&sftp.raw).await;
+                    let opened = create(&sftp).await;
                     Some((sftp, opened))
                 }
                 None => None,
@@ -68,7 +89,7 @@ async fn open<T>(
     connection: &Connection,
     refused: &AtomicBool,
     first: &AtomicU64,
-    then: impl AsyncFnOnce(&RawSftpSession) -> T,
+    then: impl AsyncFnOnce(&Sftp) -> T,
 ) -> Option<(Sftp, T)> {
     let (channel, place): (Channel<Msg>, Place) = match connection.open_spare().await? {
         Ok(opened) => opened,
