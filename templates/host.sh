@@ -291,7 +291,8 @@ watchdog() { # PID START
   # The shell is dead and did not leave by itself.
   if first_line "$S/pid" && [ "$line" = "$1-$2" ]; then
     exec 9>>"$S/lock"
-    if take_lock 50; then leave; fi
+    # What it was at, a large archive say, has the lock until it ends.
+    if take_lock 6000 && first_line "$S/pid" && [ "$line" = "$1-$2" ]; then leave; fi
   fi
   exit 0
 }
@@ -688,10 +689,13 @@ verify_tree() { # DIR
 }
 check_sums() { # LINES of MANIFEST: the files here, half of them beside the others
   if [ "$1" -lt 8 ]; then sha256sum -c MANIFEST; return; fi
-  ( exec 9>&-; awk 'NR % 2' MANIFEST | sha256sum -c ) &
-  awk 'NR % 2 == 0' MANIFEST | sha256sum -c
+  ( exec 9>&-; every_second 1 | sha256sum -c ) &
+  every_second 0 | sha256sum -c
   even=$?
   wait $! && return $even
+}
+every_second() { # 0 or 1; when it is cut short, a line that fits no file
+  awk -v rest="$1" 'NR % 2 == rest' MANIFEST || printf '\n%064d  MANIFEST\n' 0
 }
 # Publishing: mark, verify, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
 seal() { # RELEASE PACKAGE VERSION
@@ -949,14 +953,20 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   # Beside each other: systemd takes as long as the disk. The timer looks for the files only when it ends.
   timer=
   if by_systemd; then
-    timers=$((timers + 1))
     ( exec 9>&-; run_timer "$4" ) &
     timer=$!
+    # That name is taken.
+    timers=$((timers + 1))
   fi
   ( exec 9>&-; boot_guard ) &
   put_guard && journal armed "$1" "$S"
   armed=$?
-  wait $! && [ $armed -eq 0 ] || { stop_timer; bad failed "cannot write $S/guard (disk full?)"; return 1; }
+  if ! wait $! || [ $armed -ne 0 ]; then
+    if [ -n "$timer" ]; then wait "$timer"; fi
+    stop_timer
+    bad failed "cannot write $S/guard (disk full?)"
+    return 1
+  fi
   if [ -n "$timer" ] && wait "$timer"; then return 0; fi
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
 }

@@ -96,6 +96,8 @@ pub struct Run<'a> {
     heard: Vec<(String, String)>,
     /// What the host told while we were sending.
     early: VecDeque<Frame>,
+    /// Of each shell that was ours: the host knows a run by that.
+    tags: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -108,6 +110,7 @@ impl<'a> Run<'a> {
         package: PlannedPackage<'a>,
     ) -> Self {
         let invocation = plan.assumes.service.invocation.clone().unwrap_or_default();
+        let tags = vec![shell.tag().to_owned()];
         Self {
             task,
             session,
@@ -125,6 +128,7 @@ impl<'a> Run<'a> {
             way: Way::Whole,
             heard: Vec::new(),
             early: VecDeque::new(),
+            tags,
         }
     }
 
@@ -342,8 +346,7 @@ impl<'a> Run<'a> {
             result = run.read_frames() => result,
             () = cancel.reached(2) => {
                 let id = run.begun.last().copied().unwrap_or(0);
-                let failure = Failure { lost: true, ..Failure::new(Outcome::Interrupted, "interrupted twice") };
-                Err(StepFailure { id, failure })
+                Err(StepFailure { id, failure: interrupted_twice() })
             }
         }
     }
@@ -577,8 +580,11 @@ impl<'a> Run<'a> {
         self.session = self.task.controller.reconnect(self.task.host).await?;
         // While the stage that lost us still runs, it holds the lock: that is an error here, and the next attempt's turn.
         let (shell, facts) = self.task.observe(&self.session, true, &LookFor::default()).await?;
-        let before = std::mem::replace(&mut self.shell, shell);
-        let began = facts.epoch_tag == before.tag();
+        let began = self.tags.contains(&facts.epoch_tag);
+        self.tags.push(shell.tag().to_owned());
+        self.shell = shell;
+        // What the one before told is of no use to this one.
+        self.early.clear();
         if !began && facts.epoch > self.plan.assumes.epoch {
             return Ok(Some(Found::Superseded(facts.epoch)));
         }
@@ -682,6 +688,11 @@ impl<'a> Run<'a> {
             Probe::Http(_) | Probe::Tcp(_) => {}
         }
     }
+}
+
+/// We are to leave at once, whatever the host is at.
+fn interrupted_twice() -> Failure {
+    Failure { lost: true, ..Failure::new(Outcome::Interrupted, "interrupted twice") }
 }
 
 /// The steps up to the first that is not `one_of` them, and the rest.

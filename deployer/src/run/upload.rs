@@ -15,6 +15,7 @@ use roadie_model::sh::quote;
 use roadie_transport::{Exit, Session};
 use std::collections::VecDeque;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const COPIED: Duration = Duration::from_secs(50);
 /// The same with the wait for a place to run a command.
 const COMPLETED: Duration = Duration::from_secs(60);
+
+/// So long it may take to hear what the host has seen go wrong with an upload.
+const AFTERWORDS: Duration = Duration::from_secs(1);
 
 /// Bytes of an error message that are read.
 const MAX_WORDS: usize = 4 << 10;
@@ -145,9 +149,14 @@ impl<'a> Run<'a> {
         let cancel = self.task.controller.cancel.clone();
         let sent = {
             let (early, shell) = (&mut self.early, &mut self.shell);
+            let mut sending = pin!(transfer.of(package, &self.way));
             tokio::select! {
-                sent = transfer.of(package, &self.way) => sent.map(Some),
-                stopped = attend(shell, early) => stopped.map(|()| None),
+                sent = &mut sending => sent.map(Some),
+                stopped = attend(shell, early) => match stopped {
+                    // What it got may be wrong because the upload was, of which we hear about now.
+                    Ok(()) => tokio::time::timeout(AFTERWORDS, sending).await.map_or(Ok(None), |sent| sent.map(Some)),
+                    Err(lost) => Err(lost),
+                },
                 () = cancel.reached(1) => Err(Failure::new(Outcome::Interrupted, "interrupted during the upload")),
             }
         };
@@ -156,13 +165,13 @@ impl<'a> Run<'a> {
             (sent, _) => sent,
         };
         match sent {
-            Ok(Some(bytes)) => {
+            Ok(Some(bytes)) if !self.early.iter().any(|frame| matches!(frame, Frame::Fail(..))) => {
                 self.sent_bytes += bytes;
                 self.done(id, String::new());
                 self.conclude(id, then, last).await
             }
             // The host's own failure.
-            Ok(None) => self.give_up().await.map_err(|failed| of_upload(id, failed)),
+            Ok(_) => self.give_up().await.map_err(|failed| of_upload(id, failed)),
             Err(failure) => {
                 if !failure.lost
                     && let Err(failed) = self.give_up().await
@@ -198,8 +207,8 @@ impl<'a> Run<'a> {
     async fn give_up(&mut self) -> Result<(), StepFailure> {
         let lost = |failure| StepFailure { id: 0, failure };
         self.hear_it_begin().await.map_err(lost)?;
-        self.shell.unsent().await.map_err(lost)?;
-        self.read_frames().await
+        let sent = self.shell.unsent().await.map_err(|failure| Failure { lost: true, ..failure });
+        self.read_after(sent, 0).await
     }
 
     /// Nothing may be sent behind a stage before something of it was heard.
@@ -212,7 +221,8 @@ impl<'a> Run<'a> {
     }
 
     fn not_sent(&self, id: StepId, failure: Failure) -> StepFailure {
-        if failure.resend != Some(Resend::Looking) {
+        // One that is mended is no failure of the step.
+        if failure.resend.is_none() {
             self.task.emit(EventKind::StepFailed { step: id, reason: failure.problem.clone() });
         }
         StepFailure { id, failure }
@@ -348,7 +358,9 @@ async fn attend(shell: &mut HostShell, early: &mut VecDeque<Frame>) -> Result<()
                     return Ok(());
                 }
             }
-            () = tokio::time::sleep(BEAT), if !early.is_empty() => shell.beat().await?,
+            () = tokio::time::sleep(BEAT), if !early.is_empty() => {
+                shell.beat().await.map_err(|failure| Failure { lost: true, ..failure })?;
+            }
         }
     }
 }
