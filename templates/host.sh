@@ -209,7 +209,7 @@ lock() { # HOLDER
 }
 # The folder of what we remember here, closed to others from its first moment.
 make_state() {
-  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records"); }
+  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records") && chmod 700 "$S"; }
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
