@@ -97,7 +97,7 @@ const BUGS: &[Bug] = &[
         )],
         fault: Fault::Kill,
         point: Point::Host(When::Before, "setup"),
-        caught_by: "I1",
+        caught_by: "I2",
     },
     Bug {
         name: "a failed release is recorded as proven",
