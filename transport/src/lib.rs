@@ -16,6 +16,7 @@ pub mod known_hosts;
 mod link;
 pub mod local;
 mod process;
+mod prompt;
 pub mod session;
 mod sftp;
 pub mod ssh;

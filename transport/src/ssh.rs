@@ -3,6 +3,7 @@
 use crate::TransportError;
 use crate::known_hosts::{KnownHosts, Policy};
 use crate::link::Link;
+use crate::prompt::Prompt;
 use crate::session::SshSession;
 use backon::{ExponentialBuilder, Retryable as _};
 use futures::StreamExt as _;
@@ -321,7 +322,7 @@ async fn connect_once(options: &SshOptions) -> Result<Arc<SshSession>, Transport
         is_openssh: is_openssh.clone(),
     };
     let known = options.known_hosts.known_algorithms(&options.address, options.port);
-    let handshake = client::connect_stream(Arc::new(config(&known)), stream, client);
+    let handshake = client::connect_stream(Arc::new(config(&known)), Prompt::new(stream), client);
     let late = |what: &str| TransportError::TimedOut {
         what: format!("{what} `{}`", options.address),
         seconds: options.login_timeout.as_secs(),
