@@ -11,6 +11,16 @@ const NEAR: Duration = Duration::from_millis(12);
 /// Bytes under way at least. What sshd has taken and not yet handed on lies in one buffer, which it copies whenever that grows: with
 /// its whole window full at a near host, 7 MB take it five times as long as with this.
 const LEAST_UNDER_WAY: u64 = 512 << 10;
+/// An upload whose answers are still to come begins with so many bytes at once.
+pub(crate) const BURST: u64 = LEAST_UNDER_WAY;
+
+/// How long after its beginning an upload sends its byte `at`, as long as it has had no answer: as fast as sshd decrypts. What comes
+/// faster fills sshd's buffers, and to let these grow takes it longer than to decrypt.
+pub(crate) fn pace(at: u64) -> Duration {
+    let nanos = u128::from(at.saturating_sub(BURST)) * NEAR.as_nanos() / u128::from(WINDOW);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 /// Channels of one upload at most. sshd takes ten by default: the others are for the shell and a command beside it.
 pub(crate) const MAX_CHANNELS: u64 = 8;
 
@@ -80,6 +90,13 @@ mod tests {
     fn bytes_under_way_for_a_line() {
         let on = |ms| under_way(Duration::from_millis(ms)) >> 10;
         assert_eq!([on(0), on(1), on(6), on(12), on(9999)], [512, 512, 1024, 2048, 2048]);
+    }
+
+    #[test]
+    fn the_first_bytes_are_paced() {
+        assert_eq!([pace(0), pace(BURST)], [Duration::ZERO; 2]);
+        assert_eq!(pace(BURST + WINDOW), NEAR);
+        assert_eq!(pace(BURST + 4 * WINDOW), 4 * NEAR);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::channel::Sftp;
 use super::source::Source;
-use crate::{Progress, Sent, TransportError};
+use crate::{Progress, Sent, TransportError, link};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -11,9 +11,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What ends an upload.
 pub(super) enum Failure {
@@ -56,6 +57,10 @@ pub(super) struct Job<'a> {
     /// Byte ranges that nobody has taken yet.
     left: Mutex<VecDeque<Range<u64>>>,
     resumed: AtomicU64,
+    /// When the first piece was given out.
+    began: OnceLock<Instant>,
+    /// Bytes that were given out.
+    taken: AtomicU64,
     /// Bytes that the host has confirmed.
     sent: AtomicU64,
     /// Channels that have taken something.
@@ -72,6 +77,8 @@ impl<'a> Job<'a> {
             phase: watch::Sender::new(Phase::Looking),
             left: Mutex::default(),
             resumed: AtomicU64::new(0),
+            began: OnceLock::new(),
+            taken: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             channels: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -156,7 +163,16 @@ impl<'a> Job<'a> {
         if range.is_empty() {
             left.pop_front();
         }
+        self.taken.fetch_add(length as u64, Ordering::Relaxed);
         Some((at, length))
+    }
+
+    /// Waits until what was given out may be sent: how fast the host takes it is not known before its first answer.
+    async fn pace(&self) {
+        let began = *self.began.get_or_init(Instant::now);
+        if self.sent.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep_until(began + link::pace(self.taken.load(Ordering::Relaxed))).await;
+        }
     }
 
     /// The host has confirmed so many more bytes.
@@ -213,6 +229,7 @@ impl<'f> Flight<'f> {
             && let Some((at, length)) = job.take(sftp.write)
         {
             self.busy.get_or_insert_with(|| Busy::new(job));
+            job.pace().await;
             match job.source.read(at, length).await {
                 Ok(data) => self.send(length as u64, sftp.raw.write(handle, at, data)),
                 Err(error) => self.fail(error.into()),
