@@ -39,12 +39,18 @@ else
   WANTS=multi-user.target.wants
   USER_FLAG=
 fi
+# So much later may a timer end that was made before its guard.
+EARLY_S=5
 EPOCH=0
 BOOTED=
 UNDOING=
 AT_BOOT=
 ACTING=
 WATCHDOG=
+early_timer=
+unsettled=
+new_records=
+unit_text_of=
 listener=
 KEPT=${KEPT:-}
 step_id=0
@@ -99,6 +105,35 @@ journal() { # EVENT DETAIL [PATHS...]
   journal_line "$1" "$2" || return 1
   shift 2
   sync "$S/journal.jsonl" "$@" 2>/dev/null || unwritten "$S/journal.jsonl"
+}
+# The same, durable before the guard goes and before the stage ends: steps whose way back is on disk need not wait for it.
+journal_later() { # EVENT DETAIL
+  journal_line "$1" "$2" && unsettled=1
+}
+# Makes that durable, with the records that wait for it and the folders that such steps change.
+settle() {
+  [ -n "$unsettled" ] || return 0
+  settle_all || unwritten "$S" || { bad failed "cannot write into $S (disk full?)"; return 1; }
+  unsettled='' new_records=
+}
+settle_all() {
+  set --
+  for id in $new_records; do
+    if [ -e "$S/records/$id.new" ]; then set -- "$@" "$S/records/$id.new"; fi
+  done
+  if [ $# -gt 0 ]; then
+    sync "$@" || return 1
+    for new; do [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || return 1; done
+  fi
+  set -- "$S/journal.jsonl" "$S/records" "$ROOT"
+  for dir in "$UNIT_DIR" "$UNIT_DIR/$WANTS"; do
+    if [ -d "$dir" ]; then set -- "$@" "$dir"; fi
+  done
+  sync "$@"
+} 2>/dev/null
+# The end of each stage.
+settle_stage() {
+  [ -z "$unsettled" ] || step 0 settle
 }
 # The same, durable with the next event.
 journal_line() { # EVENT DETAIL
@@ -209,7 +244,10 @@ lock() { # HOLDER
 }
 # The folder of what we remember here, closed to others from its first moment.
 make_state() {
-  [ -d "$S/records" ] || { mkdir -p "$ROOT" && (umask 077; mkdir -p "$S/records") && chmod 700 "$S"; }
+  [ ! -d "$S/records" ] || return 0
+  if [ -d "$S" ]; then chmod 700 "$S" || return 1; fi
+  # shellcheck disable=SC2174 # what is above is open to all
+  mkdir -p -m 700 "$S" "$S/records"
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
@@ -226,6 +264,7 @@ in_incoming() { cd -P "$INCOMING" 2>/dev/null && [ "$PWD" = "$(cd -P "$LOGIN_HOM
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
   rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat" "$S/watched"
+  if [ -n "$early_timer" ]; then wait "$early_timer"; stop_timer; fi
   hand_to_guard
   if [ ! -e "$ROOT/current" ] && [ ! -d "$ROOT/releases" ] && [ ! -e "$S/epoch" ]; then
     # The lock behind the records: who opens it after that makes them anew.
@@ -292,7 +331,10 @@ watchdog() { # PID START
   if first_line "$S/pid" && [ "$line" = "$1-$2" ]; then
     exec 9>>"$S/lock"
     # What it was at, a large archive say, has the lock until it ends.
-    if take_lock 6000 && first_line "$S/pid" && [ "$line" = "$1-$2" ]; then leave; fi
+    if take_lock 6000 && first_line "$S/pid" && [ "$line" = "$1-$2" ]; then
+      if ! read_guard; then stop_timer; fi
+      leave
+    fi
   fi
   exit 0
 }
@@ -336,15 +378,14 @@ all_sent() {
 }
 # Waits for the package: until each channel that it came over has made its mark (MARK.CHANNELS.N), or the controller says the word.
 await_upload() { # MARK
-  naps=0 looks=0
+  naps=0
   while listens; do
     set -- "$1" "$INCOMING/$NAME.$1".*
     of=${2#"$INCOMING/$NAME.$1."}
     [ $(($# - 1)) != "${of%%.*}" ] || return 0
-    # Behind the first mark the others are near.
-    if [ -e "$2" ] && [ $looks -lt 200 ]; then looks=$((looks + 1)); continue; fi
     if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
-    if [ $naps -lt 300 ]; then sleep 0.01; else sleep 0.1; fi
+    # Behind the first mark the others are near. To look without a pause would take from sshd what it needs to bring them.
+    if [ -e "$2" ]; then sleep 0.003; elif [ $naps -lt 300 ]; then sleep 0.01; else sleep 0.1; fi
     naps=$((naps + 1))
   done
   all_sent
@@ -381,35 +422,26 @@ keep_script() {
 }
 
 observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
-  port=${1:-}
-  [ $# -eq 0 ] || shift
   # Beside the rest: each of these programs takes a millisecond, and systemctl some. One that hangs must not keep the lock.
   ( exec 9>&-; machine_facts ) &
   machine=$!
   ( exec 9>&-; disk_facts ) &
   disk=$!
-  while read -r key line _; do
-    if [ "$key" = Uid: ]; then fact "uid $line"; break; fi
-  done </proc/self/status
-  fact "home $LOGIN_HOME"
-  fact "root $ROOT"
-  find_libraries "$@"
-  if has perl; then fact "has perl"; else find_sftp_server; fi
-  for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut head; do
-    has "$t" || fact "missing $t"
-  done
-  # With a release in service it is that one's port.
-  if [ -n "$port" ] && [ ! -e "$ROOT/current" ]; then foreign_listener "$port"; fi
+  ( exec 9>&-; tool_facts "$@" ) &
+  tools=$!
+  service_facts
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
     fact "current $cur"
     if first_line "$S/meshes/$cur"; then fact "came_with $line"; fi
   fi
-  service_facts
-  # One program for all digests: a host may hold many releases.
-  sums=$NL$(sha256sum "$ROOT"/releases/*/MANIFEST "$UNIT_DIR/$UNIT" 2>/dev/null)$NL
+  sums=$NL
+  if [ -d "$ROOT/releases" ] || [ -e "$UNIT_DIR/$UNIT" ]; then
+    # One program for all digests: a host may hold many releases.
+    sums=$NL$(sha256sum "$ROOT"/releases/*/MANIFEST "$UNIT_DIR/$UNIT" 2>/dev/null)$NL
+  fi
   # What follows may be long, and bash writes long lines in pieces.
-  wait $machine $disk
+  wait $machine $disk $tools
   for f in "$S"/records/*; do
     case $f in *.new) continue ;; esac
     first_line "$f" || continue
@@ -429,6 +461,22 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   for file in "$INCOMING/$NAME".*; do
     if [ -e "$file" ] || [ -L "$file" ]; then fact "incoming ${file#"$INCOMING/"}"; fi
   done
+}
+tool_facts() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
+  port=${1:-}
+  [ $# -eq 0 ] || shift
+  while read -r key line _; do
+    if [ "$key" = Uid: ]; then fact "uid $line"; break; fi
+  done </proc/self/status
+  fact "home $LOGIN_HOME"
+  fact "root $ROOT"
+  find_libraries "$@"
+  if has perl; then fact "has perl"; else find_sftp_server; fi
+  for t in flock tar gzip sha256sum readlink base64 mkfifo awk setsid find sync df cut head; do
+    has "$t" || fact "missing $t"
+  done
+  # With a release in service it is that one's port.
+  if [ -n "$port" ] && [ ! -e "$ROOT/current" ]; then foreign_listener "$port"; fi
 }
 find_sftp_server() {
   for dir in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/lib64/ssh /usr/libexec/ssh /usr/lib/misc /usr/lib64/misc /usr/libexec /usr/lib; do
@@ -461,12 +509,23 @@ systemd_version() {
 disk_facts() {
   dir=$ROOT
   while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
-  line=$(df -Pi "$dir" 2>/dev/null)
-  fact "inodes ${line##*"$NL"}"
-  line=$(df -Pk "$dir" 2>/dev/null)
-  fact "space ${line##*"$NL"}"
+  # Others than GNU's do not tell both at once.
+  if line=$(df -k --output=itotal,iused,iavail,source,size,used,avail,pcent,target "$dir" 2>/dev/null); then
+    line=${line##*"$NL"}
+    # shellcheck disable=SC2086
+    set -- $line
+    fact "inodes $4 $1 $2 $3"
+    shift 3
+    line=$*
+  else
+    line=$(df -Pi "$dir" 2>/dev/null)
+    fact "inodes ${line##*"$NL"}"
+    line=$(df -Pk "$dir" 2>/dev/null)
+    line=${line##*"$NL"}
+  fi
+  fact "space $line"
   # shellcheck disable=SC2086
-  mount_flags ${line##*"$NL"}
+  mount_flags $line
   if [ "$SCOPE" = system ]; then loose_parents; fi
 }
 # What a plan compares itself with.
@@ -671,60 +730,61 @@ unpack_nothing() { # RELEASE
 # Files rendered for this host. The environment and what starts the service are for root alone.
 write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   tmp=$ROOT/releases/.tmp-$1
+  unit_text_of=$1 unit_text=$2
   # Synced when the release is sealed.
   write "$tmp/unit" 644 "$2" && write "$tmp/config.toml" 644 "$3" && write "$tmp/env" 600 "$4" && write "$tmp/run.sh" 700 "$5" &&
     write "$tmp/health.json" 644 "$6" && write "$tmp/lifecycle" 644 "$7" && write "$tmp/MANIFEST" 600 "$8" && return 0
   bad failed "cannot write into $tmp (disk full?)"
 }
 verify_tree() { # DIR
-  listed=$(wc -l <"$1/MANIFEST") || listed=0
-  bad_file=$(cd "$1" && check_sums "$listed" 2>&1 >/dev/null) || { bad integrity "files differ from the manifest: $bad_file"; return 1; }
   # What is neither a file nor a folder counts twice, so that it cannot stand in for a file.
   present=$(find "$1" ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" \( -type f -print -o ! -type d -print -print \) | wc -l)
-  if [ "$listed" -ne "$present" ]; then
-    strange=$(find "$1" ! -type f ! -type d | head -n 1)
-    bad integrity "release holds $present files, the manifest lists $listed ${strange:+(and $strange)}"
-    return 1
-  fi
+  bad_file=$(cd "$1" && check_sums "$present" 2>&1 >/dev/null) && return 0
+  listed=$(wc -l <"$1/MANIFEST") || listed=0
+  if [ "$listed" -eq "$present" ]; then bad integrity "files differ from the manifest: $bad_file"; return 1; fi
+  strange=$(find "$1" ! -type f ! -type d | head -n 1)
+  bad integrity "release holds $present files, the manifest lists $listed ${strange:+(and $strange)}"
 }
-check_sums() { # LINES of MANIFEST: the files here, half of them beside the others
-  if [ "$1" -lt 8 ]; then sha256sum -c MANIFEST; return; fi
-  ( exec 9>&-; every_second 1 | sha256sum -c ) &
-  every_second 0 | sha256sum -c
+check_sums() { # FILES: all here, and as MANIFEST says; half of them beside the others
+  if [ "$1" -lt 8 ]; then sha256sum -c MANIFEST && [ "$(wc -l <MANIFEST)" -eq "$1" ]; return; fi
+  ( exec 9>&-; every_second 1 "$1" | sha256sum -c ) &
+  every_second 0 "$1" | sha256sum -c
   even=$?
   wait $! && return $even
 }
-every_second() { # 0 or 1; when it is cut short, a line that fits no file
-  awk -v rest="$1" 'NR % 2 == rest' MANIFEST || printf '\n%064d  MANIFEST\n' 0
+every_second() { # 0 or 1, LINES; when there is another number of lines, or it is cut short, one that fits no file
+  awk -v rest="$1" -v lines="$2" 'NR % 2 == rest; END { exit NR != lines }' MANIFEST || printf '\n%064d  MANIFEST\n' 0
 }
 # Publishing: mark, verify, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
-seal() { # RELEASE PACKAGE VERSION
+seal() { # RELEASE PACKAGE VERSION [SHA256-OF-MANIFEST]
   tmp=$ROOT/releases/.tmp-$1
   dir=$ROOT/releases/$1
   if [ -d "$tmp" ]; then
-    write "$tmp/COMPLETE" 644 "$(sha "$tmp/MANIFEST")
+    write "$tmp/COMPLETE" 644 "${4:-$(sha "$tmp/MANIFEST")}
 " || { bad failed "cannot write $tmp/COMPLETE (disk full?)"; return 1; }
+    # Its record is synced with it.
+    write_record "$1" verified "$2" "$3" || { bad failed "cannot write the record of release $1 (disk full?)"; return 1; }
     # At once: the one waits for the disk, the other reads what is in memory.
-    ( exec 9>&-; sync_tree "$tmp" ) &
-    verify_tree "$tmp" || { wait $!; return 1; }
+    ( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &
+    verify_tree "$tmp" || { wait $!; rm -f "$S/records/$1.new"; return 1; }
     wait $! || { bad failed "cannot sync $tmp"; return 1; }
     if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
-    mv "$tmp" "$dir" && sync "$ROOT/releases" || { bad failed "cannot publish $dir"; return 1; }
+    mv "$tmp" "$dir" && mv -f "$S/records/$1.new" "$S/records/$1" && journal verified "$1" "$ROOT/releases" "$S/records" ||
+      { bad failed "cannot publish $dir"; return 1; }
     if [ -d "$ROOT/releases/.old-$1" ]; then rm -rf "$ROOT/releases/.old-$1"; fi
-    record "$1" verified "$2" "$3"
   else
     verify_tree "$dir"
   fi
 }
-# Makes a folder and all in it durable. One call for the whole file system takes less time than one for each file, unless there is
-# much of others that waits to be written.
-sync_tree() { # DIR
+# Makes folders with all in them, and files, durable. One call for the whole file system takes less time than one for each file,
+# unless there is much of others that waits to be written.
+sync_tree() { # PATHS...
   waiting=0
   while read -r key line _; do
     case $key in Dirty:|Writeback:) waiting=$((waiting + line)) ;; esac
   done 2>/dev/null </proc/meminfo
-  if [ $waiting -gt 0 ] && [ $waiting -lt 131072 ] && syncfs_tells && sync -f "$1" 2>/dev/null; then return 0; fi
-  find "$1" -exec sync {} +
+  if [ $waiting -gt 0 ] && [ $waiting -lt 131072 ] && syncfs_tells && sync -f "$@" 2>/dev/null; then return 0; fi
+  find "$@" -exec sync {} +
 }
 # Before 5.8 it was silent about what could not be written.
 syncfs_tells() {
@@ -732,7 +792,22 @@ syncfs_tells() {
   minor=${minor%%[!0-9]*}
   [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "${minor:-0}" -ge 8 ]; }
 } 2>/dev/null
-record() { # RELEASE STATE [PACKAGE VERSION]
+record() { # RELEASE STATE
+  if [ "$2" != proven ]; then
+    if write_record "$1" "$2"; then
+      new_records="$new_records $1"
+      journal_later "$2" "$1" && return 0
+    fi
+  # That is so before the guard goes.
+  elif settle && write_record "$1" "$2" && sync "$S/records/$1.new" && mv -f "$S/records/$1.new" "$S/records/$1" &&
+    journal "$2" "$1" "$S/records"; then
+    return 0
+  fi
+  unwritten "$S/records/$1" && return 0
+  bad failed "cannot write the record of release $1 (disk full?)"
+}
+# The record to be, beside the one that there is.
+write_record() { # RELEASE STATE [PACKAGE VERSION]
   package=${3:-}
   version=${4:-}
   if [ -z "$package" ] && first_line "$S/records/$1"; then
@@ -742,10 +817,9 @@ record() { # RELEASE STATE [PACKAGE VERSION]
     version=${7:-}
   fi
   now
-  put "$S/records/$1" 600 "$2 $package $EPOCH $at $version
-" && journal "$2" "$1" "$S/records" && return 0
-  unwritten "$S/records/$1" && return 0
-  bad failed "cannot write the record of release $1 (disk full?)"
+  if [ -e "$S/records/$1.new" ]; then rm -f "$S/records/$1.new" || return 1; fi
+  write "$S/records/$1.new" 600 "$2 $package $EPOCH $at $version
+"
 }
 discard() { # RELEASE PACKAGE
   rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.gz" "$S/incoming.tar"
@@ -879,15 +953,18 @@ install_unit() { # RELEASE
   [ -d "$UNIT_DIR" ] || mkdir -p "$UNIT_DIR"
   # What systemd has never seen it reads when it is started.
   if [ -e "$UNIT_DIR/$UNIT" ]; then unit_load=; fi
-  { [ ! -e "$UNIT_DIR/.$UNIT.new" ] || rm -f "$UNIT_DIR/.$UNIT.new"; } && cp "$ROOT/releases/$1/unit" "$UNIT_DIR/.$UNIT.new" &&
+  { [ ! -e "$UNIT_DIR/.$UNIT.new" ] || rm -f "$UNIT_DIR/.$UNIT.new"; } && copy_unit "$1" "$UNIT_DIR/.$UNIT.new" &&
     sync "$UNIT_DIR/.$UNIT.new" && mv -f "$UNIT_DIR/.$UNIT.new" "$UNIT_DIR/$UNIT" ||
     { bad failed "cannot write $UNIT_DIR/$UNIT"; return 1; }
-  # Its link is what starts the service after a power cut: systemctl does not sync it.
   enable_unit || { bad failed "cannot enable $UNIT: $err"; return 1; }
   if [ "$unit_load" != not-found ]; then err=$(sc daemon-reload 2>&1) || { bad failed "systemctl daemon-reload: $err"; return 1; }; fi
   unit_load=
-  if [ -d "$UNIT_DIR/$WANTS" ]; then sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"; else sync "$UNIT_DIR"; fi
+  unsettled=1
   if [ "$SCOPE" = user ] && has loginctl; then loginctl enable-linger >/dev/null 2>&1 || note="not started at boot: loginctl enable-linger was refused"; fi
+}
+copy_unit() { # RELEASE FILE
+  # Without a program where we wrote it ourselves just now.
+  if [ "$unit_text_of" = "$1" ]; then write "$2" 644 "$unit_text"; else cp "$ROOT/releases/$1/unit" "$2"; fi
 }
 # Makes the link that a usual unit wants, as systemctl would, which takes ten times as long. It takes care of all others.
 enable_unit() {
@@ -917,7 +994,7 @@ remove_unit() {
 switch() { # TO, or nothing
   if [ -z "${1:-}" ]; then rm -f "$ROOT/current"; journal switched none "$ROOT"; return; fi
   [ -e "$ROOT/releases/$1/COMPLETE" ] || { bad integrity "release $1 is not complete"; return 1; }
-  ln -sfn "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && journal switched "$1" "$ROOT" ||
+  ln -sfn "releases/$1" "$ROOT/.current.new" && mv -Tf "$ROOT/.current.new" "$ROOT/current" && journal_later switched "$1" ||
     { bad failed "cannot switch $ROOT/current"; return 1; }
 }
 
@@ -945,6 +1022,16 @@ boot_id() { # -> $boot
   first_line /proc/sys/kernel/random/boot_id || line=unknown
   boot=$line
 }
+# Has systemd make the timer of a guard that is armed soon: while a package is on its way the host has little to do.
+get_ready() { # DEADLINE-S
+  by_systemd || return 0
+  uptime_s
+  early_at=$up
+  ( exec 9>&-; run_timer $(($1 + EARLY_S)) ) >/dev/null 2>&1 &
+  early_timer=$!
+  # That name is taken.
+  timers=$((timers + 1))
+}
 arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   boot_id
   uptime_s
@@ -952,15 +1039,18 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   if [ -e "$S/settled" ]; then rm -f "$S/settled"; fi
   # Beside each other: systemd takes as long as the disk. The timer looks for the files only when it ends.
   timer=
-  if by_systemd; then
+  if [ -n "$early_timer" ] && [ $((up - early_at)) -lt $EARLY_S ]; then
+    # It ends after the deadline, by less than that.
+    timer=$early_timer
+  elif by_systemd; then
     ( exec 9>&-; run_timer "$4" ) &
     timer=$!
-    # That name is taken.
     timers=$((timers + 1))
   fi
   ( exec 9>&-; boot_guard ) &
   put_guard && journal armed "$1" "$S"
   armed=$?
+  early_timer=
   if ! wait $! || [ $armed -ne 0 ]; then
     if [ -n "$timer" ]; then wait "$timer"; fi
     stop_timer
@@ -971,6 +1061,7 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
 }
 disarm_guard() { # [RELEASE: confirmed by this]
+  settle || return 1
   rm -f "$S/guard" || { bad failed "cannot remove $S/guard"; return 1; }
   # Beside what is written: it finds nothing to do any more.
   ( exec 9>&-; stop_timer ) &
@@ -1119,12 +1210,27 @@ by_guard() { # FUNCTION ARGS...
 # ---- the process ----------------------------------------------------------------------------------------------------------
 
 restart() {
+  settling=
+  if [ -n "$unsettled" ]; then
+    # Beside it: the disk has nothing else to do.
+    ( exec 9>&-; settle ) &
+    settling=$!
+  fi
+  start_anew
+  result=$?
+  if [ -n "$settling" ]; then
+    wait "$settling" || { [ $result -ne 0 ] || bad failed "cannot sync $ROOT"; return 1; }
+    unsettled='' new_records=
+  fi
+  return $result
+}
+start_anew() {
   life_of "$ROOT/current"
   if [ -n "$takes_in" ]; then reload; return; fi
   if [ "$life" = systemd ]; then
     # After a crash loop systemd refuses further starts for a while.
     if [ -n "$may_have_failed" ]; then sc reset-failed "$UNIT" 2>/dev/null; fi
-    if run_unit restart; then tell_invocation; return; fi
+    if run_unit restart; then tell_invocation anew; return; fi
     may_have_failed=1
     case $(sc show "$UNIT" -p Result,ExecMainStatus 2>/dev/null) in
       # Too many starts in a short time, of which ours are none too many. 219: systemd itself could not make the cgroup, because
@@ -1132,7 +1238,7 @@ restart() {
       *Result=start-limit-hit*|*ExecMainStatus=219*)
         sleep 0.2
         sc reset-failed "$UNIT" 2>/dev/null
-        if run_unit restart; then tell_invocation; return; fi ;;
+        if run_unit restart; then tell_invocation anew; return; fi ;;
     esac
     why_failed
     return 1
@@ -1189,11 +1295,24 @@ END
   fi
 }
 is_up() { invocation; }
-tell_invocation() {
+tell_invocation() { # [anew: it was started by us just now]
   seen_at=0
-  if invocation && [ "$ups" = 0 ]; then uptime_cs; seen_at=$up; fi
+  if { [ -n "${1:-}" ] && said_ready || invocation; } && [ "$ups" = 0 ]; then uptime_cs; seen_at=$up; fi
   started_as=$inv
   fact "invocation $inv"
+}
+# A start that systemd waited for the service to call good: without asking systemd again, which takes ten times as long as to look
+# where it notes its starts. Sets what `invocation` does.
+said_ready() {
+  [ ! -d "$UNIT_DIR/$UNIT.d" ] || return 1
+  says=
+  while IFS= read -r line; do
+    case $line in Type=notify) says=1 ;; Type=*) says= ;; esac
+  done <"$UNIT_DIR/$UNIT"
+  [ -n "$says" ] || return 1
+  if [ "$SCOPE" = user ]; then dir=$XDG_RUNTIME_DIR; else dir=/run; fi
+  inv=$(readlink "$dir/systemd/units/invocation:$UNIT") || return 1
+  ups=0 state=active
 }
 # That start was seen up less than 50 ms ago: asking again would tell the same.
 just_seen() { # INVOCATION

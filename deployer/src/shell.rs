@@ -318,9 +318,9 @@ impl Stage {
 /// How a stage begins: whatever became of the one before.
 const AFRESH: &str = "stopped=\nbusy";
 /// How one ends.
-const STAY: &str = "say end\nbeat";
+const STAY: &str = "settle_stage\nsay end\nbeat";
 /// How the last one ends.
-const LEAVE: &str = "say end\nbeat\n[ -n \"$stopped\" ] || exit 0";
+const LEAVE: &str = "settle_stage\nsay end\nbeat\n[ -n \"$stopped\" ] || exit 0";
 
 fn wrap(begin: &str, text: &str, end: &str) -> String {
     format!("{{\n{begin}\n{text}\n{end}\n}} </dev/null 2>&1")
@@ -351,7 +351,7 @@ fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
 
 /// Loads the host script, carries out `first`, then what is sent.
 fn boot(service: &Service, tag: &str, first: &str, give: bool) -> String {
-    static SHA256: LazyLock<String> = LazyLock::new(|| hex(&Sha256::digest(HOST_SCRIPT.trim_end())));
+    static SHA256: LazyLock<String> = LazyLock::new(|| sha256(HOST_SCRIPT.trim_end()));
     static PACKED: LazyLock<String> = LazyLock::new(|| packed(HOST_SCRIPT.trim_end()));
     let given = if give { PACKED.as_str() } else { "''" };
     format!(
@@ -371,19 +371,24 @@ fn packed(text: &str) -> String {
     packed.map_or_else(|_| "''".into(), |bytes| base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
+/// In hexadecimal digits.
+pub fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
+
+/// Sets `u`, without a program where `/proc` is there.
+const EFFECTIVE_UID: &str =
+    r#"while read -r k _ u _; do [ "$k" != Uid: ] || break; done 2>/dev/null </proc/self/status; u=${u:-$(id -u)}"#;
 
 /// The command that becomes the shell.
 fn bootstrap(service: &Service, boot: &str) -> String {
     let boot = quote(boot);
     if is_system(service) {
         format!(
-            r#"b={boot}; if [ "$(id -u)" = 0 ]; then set -- "$HOME"; eval "$b"; else exec sudo -n -- sh -c "$b" sh "$HOME"; fi"#
+            r#"b={boot}; {EFFECTIVE_UID}; if [ "$u" = 0 ]; then set -- "$HOME"; eval "$b"; else exec sudo -n -- sh -c "$b" sh "$HOME"; fi"#
         )
     } else {
         format!(r#"set -- "$HOME"; eval {boot}"#)

@@ -621,7 +621,10 @@ impl<'a> Run<'a> {
             }
             Action::Unpack { release, source: Source::Rendered } => stage.step(id, "unpack_nothing", &[release.as_str()]),
             Action::WriteFiles { release } => self.add_files(stage, id, release.as_str()),
-            Action::Seal { release, package, version } => stage.step(id, "seal", &[release.as_str(), package.as_str(), version]),
+            Action::Seal { release, package, version } => {
+                let manifest = self.plan.rendered.as_ref().map(|r| crate::shell::sha256(&r.manifest)).unwrap_or_default();
+                stage.step(id, "seal", &[release.as_str(), package.as_str(), version, &manifest]);
+            }
             Action::RunSetup { release, digest, timeout_s } => {
                 stage.step(id, "setup", &[release.as_str(), digest, &timeout_s.to_string()]);
             }

@@ -10,7 +10,7 @@ use roadie_model::facts::ReleaseFacts;
 use roadie_model::id::ReleaseId;
 use roadie_model::outcome::Outcome;
 use roadie_model::package::{Delta, Means, Package};
-use roadie_model::plan::{HostPlan, Step, StepId};
+use roadie_model::plan::{Action, HostPlan, Step, StepId};
 use roadie_model::sh::quote;
 use roadie_transport::{Exit, Session};
 use std::collections::VecDeque;
@@ -139,6 +139,12 @@ impl<'a> Run<'a> {
         let mark = format!("{}.{}", package.id, crate::shell::tag().trim_start_matches("@roadie-"));
         let mut stage = Stage::default();
         self.begin_run(&mut stage);
+        if let Some(seconds) = then.iter().find_map(|step| match &step.action {
+            Action::ArmGuard { deadline_s, .. } => Some(deadline_s.to_string()),
+            _ => None,
+        }) {
+            stage.call("get_ready", &[&seconds]);
+        }
         stage.step(0, "await_upload", &[&mark]);
         self.add_all(&mut stage, take_in);
         stage.step(0, "all_sent", &[]);

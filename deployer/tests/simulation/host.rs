@@ -86,6 +86,8 @@ pub struct World {
     asked_to_stop: bool,
     /// Of uploads that have come to their end.
     marks: BTreeSet<String>,
+    /// Something was changed that the power still takes away.
+    unsettled: bool,
     pub violations: Vec<String>,
 }
 
@@ -116,6 +118,7 @@ impl World {
             full: false,
             asked_to_stop: false,
             marks: BTreeSet::new(),
+            unsettled: false,
             violations: Vec::new(),
         }))
     }
@@ -163,6 +166,7 @@ impl World {
         if self.rng.bool() {
             self.disk = self.durable.clone();
         }
+        self.unsettled = false;
         self.connections += 1;
         self.unreachable = self.rng.u32(0..8);
         (self.process, self.lock, self.lock_free_at, self.full) = (None, None, None, false);
@@ -178,6 +182,7 @@ impl World {
 
     fn sync(&mut self) {
         self.durable = self.disk.clone();
+        self.unsettled = false;
     }
 
     fn start(&mut self, release: &str) -> bool {
@@ -509,6 +514,10 @@ impl Sh {
                 self.undoing = true;
                 look(&self.world).asked_to_stop = false;
             }
+            "settle_stage" => {
+                let unsettled = look(&self.world).unsettled;
+                return !unsettled || self.step(&["0".to_owned(), "settle".to_owned()]);
+            }
             "say" => self.say("end"),
             "step" => return self.step(args),
             "[" if !self.stopped => {
@@ -684,7 +693,9 @@ impl Sh {
                 world.disk.settled = None;
                 world.sync();
             }
+            "settle" => world.sync(),
             "disarm_guard" => {
+                world.sync();
                 world.disk.guard = None;
                 world.sync();
             }
@@ -693,11 +704,11 @@ impl Sh {
                 if let Some(record) = world.disk.records.get_mut(&arg(0)) {
                     (record.state, record.epoch) = (arg(1), epoch);
                 }
-                world.sync();
+                world.unsettled = true;
             }
             "install_unit" => {
                 world.disk.unit = Some(arg(0));
-                world.sync();
+                world.unsettled = true;
             }
             "remove_unit" => {
                 world.disk.unit = None;
@@ -708,8 +719,9 @@ impl Sh {
                 if to.as_ref().is_some_and(|t| !world.disk.releases.contains(t)) {
                     return Err(("integrity", "the release is not complete".into()));
                 }
+                let away = to.is_none();
                 world.disk.current = to;
-                world.sync();
+                if away { world.sync() } else { world.unsettled = true }
             }
             "restart" => return self.start(&mut world),
             "start" if world.process.is_some() => self.tell(&world),
@@ -758,6 +770,7 @@ impl Sh {
         if world.disk.current.as_ref() != Some(&release) {
             world.violations.push(format!("I4: the unit of {release} is started, current is {:?}", world.disk.current));
         }
+        world.sync();
         if !world.start(&release) {
             return Err(("start", "the unit does not start".into()));
         }
