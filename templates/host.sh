@@ -822,7 +822,7 @@ write_record() { # RELEASE STATE [PACKAGE VERSION]
 "
 }
 discard() { # RELEASE PACKAGE
-  rm -rf "$ROOT/releases/.tmp-$1" "$S/incoming.gz" "$S/incoming.tar"
+  rm -rf "$ROOT/releases/.tmp-$1" "$S/records/$1.new" "$S/incoming.gz" "$S/incoming.tar"
   [ -z "$2" ] || (in_incoming && rm -rf "./$NAME.$2".*)
   rmdir "$ROOT/releases" 2>/dev/null
   :
@@ -1140,6 +1140,8 @@ wait_for_deadline() { # EPOCH
 }
 # The other executor of the way back. HOW is deadline or boot. Ends with 0 when there is nothing left to try.
 guard() { # HOW
+  # A timer that was made before its guard may end before it as well: it has nothing to do with whoever has the lock.
+  if [ "$1" = deadline ] && ! is_due; then exit 0; fi
   exec 9>>"$S/lock"
   if ! take_lock 50; then
     # The run that armed the guard hangs: its next step must not come after our first.
@@ -1150,11 +1152,10 @@ guard() { # HOW
   fi
   read_guard || exit 0
   boot_id
-  uptime_s
   if [ "$1" = boot ]; then
     [ "$boot" != "$g_boot" ] || exit 0
     AT_BOOT=1
-  elif [ "$g_deadline" = held ] || [ "$up" -lt "$g_deadline" ]; then
+  elif ! is_due; then
     exit 0
   fi
   UNDOING=1
@@ -1174,6 +1175,7 @@ guard() { # HOW
   by_guard disarm_guard
   case $g_back in none) settled "took away release $(short "$g_to"), there was none before" ;; *) settled "went back to release $(short "$g_back")" ;; esac
 }
+is_due() { read_guard && [ "$g_deadline" != held ] && uptime_s && [ "$up" -ge "$g_deadline" ]; }
 short() { printf %.12s "$1"; }
 settled() { # TEXT
   put "$S/settled" 600 "$g_epoch $(date -u +%Y-%m-%dT%H:%M:%SZ) $* (${AT_BOOT:+boot, }release $(short "$g_to") was not confirmed)
@@ -1413,7 +1415,7 @@ prune() { # RELEASES...
   current_id
   for id; do
     [ "$id" != "$cur" ] || continue
-    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/meshes/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
+    rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/records/$id.new" "$S/meshes/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
   done
   if [ -e "$S/incoming.gz" ] || [ -e "$S/incoming.tar" ]; then rm -f "$S/incoming.gz" "$S/incoming.tar"; fi
   for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done

@@ -129,6 +129,27 @@ fn a_controller_that_sleeps_and_wakes() {
     assert_eq!((current(host), version(host), journal(host)), (now, "3".into(), before), "the sleeper changed nothing");
 }
 
+/// A deployment's timer is made before its guard, and may be of one that takes longer: it is for the guard's deadline to say.
+#[test]
+fn a_timer_that_ends_before_the_deadline() {
+    let Some(hosts) = lab("a_timer_that_ends_before_the_deadline", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "systemd");
+    project.roadie(&["deploy"]).exits(0);
+    let old = current(host);
+    let mut child = start_bad(&project, host);
+    let timers = host.root("systemctl list-units --no-legend --plain 'roadie-guard-hello:*.timer' | cut -d' ' -f1");
+    assert_eq!(timers.lines().count(), 1, "{timers}");
+    host.root(&format!("systemctl start '{}.service'", timers.trim_end_matches(".timer")));
+    // So long one whose time has come waits for the lock before it ends who holds it.
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(child.try_wait().expect("is ours").is_none(), "the run goes on");
+    assert_eq!((version(host).as_str(), journal(host).contains("\"event\":\"guard\"")), ("2", false), "{}", journal(host));
+    signal(&child, "INT");
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    assert_eq!((current(host), version(host).as_str()), (old, "1"));
+}
+
 /// A power cut while unconfirmed: at boot the old release starts, and never the new one.
 #[test]
 fn a_host_that_loses_power_while_unconfirmed() {
