@@ -24,7 +24,7 @@ sub old { # bytes of the old files
   }
   return $bytes;
 }
-take(8) eq 'RDPATCH1' or die "patch: it begins otherwise\n";
+take(8) eq 'RDPATCH2' or die "patch: it begins otherwise\n";
 while (my ($makes, @sizes) = unpack 'N5', take(20)) {
   my ($moves, $gaps, $adds, $literals) = map { take($_) } @sizes;
   last if !$makes;
@@ -36,10 +36,12 @@ while (my ($makes, @sizes) = unpack 'N5', take(20)) {
     ($used, $at) = ($used + $literal, $at + $size);
   }
   # The changed fields are taken out, and what they differ by goes over everything at once.
-  my ($fields, @adds) = (join('', map { "x${_}V" } unpack 'w*', $gaps), map { $_ & 1 ? -1 - ($_ >> 1) : $_ >> 1 } unpack 'w*', $adds);
+  my $fields = $gaps eq '' ? '' : 'x' . join('Vx', unpack 'w*', $gaps) . 'V';
+  my @adds = unpack 'l<*', $adds;
   my @fields = unpack $fields, $new;
   die "patch: a frame does not fit\n" if length $new != $makes || $used != length $literals || @fields != @adds;
-  print $new ^ pack $fields, map { $_ ^ ($_ + $adds[$k++] & 0xffffffff) } @fields or die "patch: cannot write: $!\n";
+  $_ ^= $_ + $adds[$k++] for @fields;
+  print $new ^ pack $fields, @fields or die "patch: cannot write: $!\n";
 }
 die "patch: it goes on behind its end\n" if read STDIN, my $more, 1;
 close STDOUT or die "patch: cannot write: $!\n";

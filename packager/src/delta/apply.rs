@@ -66,10 +66,9 @@ fn frame(old: &[u8], makes: usize, [mut moves, mut gaps, mut adds, mut literals]
     while !gaps.is_empty() {
         at = at.checked_add(size(&mut gaps)?)?;
         let field = made.get_mut(at..at.checked_add(FIELD)?)?;
-        let add = zagzig(ber(&mut adds)?);
-        // Modulo 2^32, as perl cuts it.
-        let sum = i64::from(half(field, 0)).checked_add(add)?.rem_euclid(1 << 32);
-        field.copy_from_slice(&u32::try_from(sum).ok()?.to_le_bytes());
+        let (add, rest) = adds.split_first_chunk::<FIELD>()?;
+        adds = rest;
+        field.copy_from_slice(&half(field, 0).wrapping_add(u32::from_le_bytes(*add)).to_le_bytes());
         at += FIELD;
     }
     (adds.is_empty() && literals.is_empty() && made.len() == makes).then_some(made)

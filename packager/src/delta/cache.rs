@@ -13,7 +13,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Part of each note: patches of another form are made again.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 const FOLDER: &str = "deltas";
 /// More threads than that do not make the encoding faster.
 const THREADS: usize = 8;
