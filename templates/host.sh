@@ -51,6 +51,7 @@ early_timer=
 unsettled=
 new_records=
 unit_text_of=
+hashing=
 listener=
 KEPT=${KEPT:-}
 step_id=0
@@ -117,19 +118,24 @@ settle() {
   unsettled='' new_records=
 }
 settle_all() {
+  # What cannot be written must not keep the rest from the disk.
+  late=
   set --
   for id in $new_records; do
     if [ -e "$S/records/$id.new" ]; then set -- "$@" "$S/records/$id.new"; fi
   done
-  if [ $# -gt 0 ]; then
-    sync "$@" || return 1
-    for new; do [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || return 1; done
+  if [ $# -eq 0 ]; then
+    :
+  elif sync "$@"; then
+    for new; do [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || late=1; done
+  else
+    late=1
   fi
   set -- "$S/journal.jsonl" "$S/records" "$ROOT"
   for dir in "$UNIT_DIR" "$UNIT_DIR/$WANTS"; do
     if [ -d "$dir" ]; then set -- "$@" "$dir"; fi
   done
-  sync "$@"
+  sync "$@" && [ -z "$late" ]
 } 2>/dev/null
 # The end of each stage.
 settle_stage() {
@@ -247,7 +253,7 @@ make_state() {
   [ ! -d "$S/records" ] || return 0
   if [ -d "$S" ]; then chmod 700 "$S" || return 1; fi
   # shellcheck disable=SC2174 # what is above is open to all
-  mkdir -p -m 700 "$S" "$S/records"
+  mkdir -p -m 700 "$S" && mkdir -m 700 "$S/records"
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
@@ -263,8 +269,8 @@ clear_incoming() { # [FILE]
 in_incoming() { cd -P "$INCOMING" 2>/dev/null && [ "$PWD" = "$(cd -P "$LOGIN_HOME" && pwd)/.roadie/incoming" ]; }
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
-  rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat" "$S/watched"
   if [ -n "$early_timer" ]; then wait "$early_timer"; stop_timer; fi
+  rm -f "$S/holder" "$S/pid" "$S/cancel" "$S/beat" "$S/watched"
   hand_to_guard
   if [ ! -e "$ROOT/current" ] && [ ! -d "$ROOT/releases" ] && [ ! -e "$S/epoch" ]; then
     # The lock behind the records: who opens it after that makes them anew.
@@ -663,31 +669,47 @@ unpack_archive() { # RELEASE PACKAGE SHA256
 # The package made again from the files of an older release and a patch. Its id is the digest of its tar. What goes wrong here
 # makes the controller send all of it.
 unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
-  release=$1 package=$2 from=$ROOT/releases/$4 script=$5
+  tmp=$ROOT/releases/.tmp-$1 package=$2 from=$ROOT/releases/$4 script=$5
   take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch.gz"; bad patch "$reason"; return 1; }
   shift 5
-  err=$(cd "$from" && gzip -dc <"$S/incoming.gz" 2>/dev/null | perl -e "$script" -- "$@" 2>&1 >"$S/incoming.tar")
-  if [ "$(sha "$S/incoming.tar")" != "$package" ]; then
-    rm -f "$S/incoming.gz" "$S/incoming.tar"
-    bad patch "the patch does not fit release ${from##*/}${err:+: $err}"
-    return 1
+  { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
+  # Unpacked and hashed while it is made. What all of them say comes together: the digest, and nothing else when it goes well.
+  said=$(
+    cd "$from" && {
+      { gzip -dc <"$S/incoming.gz" | perl -e "$script" -- "$@" | tee /proc/self/fd/3 | sha256sum >&4; } 3>&1 |
+        tar -xof - -C "$tmp" >&4
+    } 4>&1 2>&1
+  )
+  rm -f "$S/incoming.gz"
+  if [ "$said" != "$package  -" ]; then
+    rm -rf "$tmp"
+    case $said in *"$NL"*) said=": ${said%%"$NL"*}" ;; *) said= ;; esac
+    bad patch "the patch does not fit release ${from##*/}$said"
   fi
-  unpack_tar "$release" '' incoming.tar
 }
 # The tar that the sftp server put together from what was sent and files of an older release.
 unpack_copied() { # RELEASE PACKAGE
-  take_in "$2.tar" '' incoming.tar && is_sent "$S/incoming.tar" "$2" || {
-    # All of it is sent now: that wants the space.
-    rm -f "$S/incoming.tar"
-    clear_incoming "$2.tar"
-    bad patch "$reason"
-    return 1
-  }
-  unpack_tar "$1" '' incoming.tar
+  take_in "$2.tar" '' incoming.tar || { clear_incoming "$2.tar"; bad patch "$reason"; return 1; }
+  # Beside what follows, up to where the release counts.
+  exec 6<"$S/incoming.tar"
+  ( exec 9>&-; sums=$(sha256sum <&6) && [ "${sums%% *}" = "$2" ] ) &
+  hashing=$!
+  exec 6<&-
+  unpack_tar "$1" '' incoming.tar && return 0
+  is_hashed
+  return 1
+}
+# Whether that digest was right. All of it is sent when it was not, whatever else went wrong with it.
+is_hashed() {
+  [ -n "$hashing" ] || return 0
+  wait "$hashing" && right=1 || right=
+  hashing=
+  [ -n "$right" ] || bad patch "what was copied on the host is not the package"
 }
 # What was sent, as $S/AS. Of another login user it is copied, then verified: they could change their own file in between. Of our own
 # only the files that come out of it are, against the manifest.
 take_in() { # FILE SHA256-or-nothing AS
+  hashing=
   if comes_from_us; then taking='mv -f'; else taking='cp'; fi
   err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
   (in_incoming) || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
@@ -766,8 +788,11 @@ seal() { # RELEASE PACKAGE VERSION [SHA256-OF-MANIFEST]
     write_record "$1" verified "$2" "$3" || { bad failed "cannot write the record of release $1 (disk full?)"; return 1; }
     # At once: the one waits for the disk, the other reads what is in memory.
     ( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &
-    verify_tree "$tmp" || { wait $!; rm -f "$S/records/$1.new"; return 1; }
-    wait $! || { bad failed "cannot sync $tmp"; return 1; }
+    syncing=$! is_good=1
+    verify_tree "$tmp" || is_good=
+    wait $syncing || [ -z "$is_good" ] || { bad failed "cannot sync $tmp"; is_good=; }
+    is_hashed || is_good=
+    [ -n "$is_good" ] || { rm -f "$S/records/$1.new"; return 1; }
     if [ -d "$dir" ]; then rm -rf "$ROOT/releases/.old-$1" && mv "$dir" "$ROOT/releases/.old-$1" || return 1; fi
     mv "$tmp" "$dir" && mv -f "$S/records/$1.new" "$S/records/$1" && journal verified "$1" "$ROOT/releases" "$S/records" ||
       { bad failed "cannot publish $dir"; return 1; }
@@ -819,7 +844,10 @@ write_record() { # RELEASE STATE [PACKAGE VERSION]
   now
   if [ -e "$S/records/$1.new" ]; then rm -f "$S/records/$1.new" || return 1; fi
   write "$S/records/$1.new" 600 "$2 $package $EPOCH $at $version
-"
+" && return 0
+  # An empty one must not take the place of what is there.
+  rm -f "$S/records/$1.new"
+  return 1
 }
 discard() { # RELEASE PACKAGE
   rm -rf "$ROOT/releases/.tmp-$1" "$S/records/$1.new" "$S/incoming.gz" "$S/incoming.tar"
@@ -1024,7 +1052,7 @@ boot_id() { # -> $boot
 }
 # Has systemd make the timer of a guard that is armed soon: while a package is on its way the host has little to do.
 get_ready() { # DEADLINE-S
-  by_systemd || return 0
+  [ -z "$stopped" ] && by_systemd || return 0
   uptime_s
   early_at=$up
   ( exec 9>&-; run_timer $(($1 + EARLY_S)) ) >/dev/null 2>&1 &
@@ -1213,6 +1241,8 @@ by_guard() { # FUNCTION ARGS...
 
 restart() {
   settling=
+  # With nothing that takes it back, the new one must not begin before it is what the next boot starts.
+  if [ ! -e "$S/guard" ]; then settle || return 1; fi
   if [ -n "$unsettled" ]; then
     # Beside it: the disk has nothing else to do.
     ( exec 9>&-; settle ) &
