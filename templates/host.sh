@@ -95,6 +95,8 @@ put() { # PATH MODE TEXT
 }
 # Writes a new file. It has no more than its mode from its first moment.
 write() { # PATH MODE TEXT
+  # Not where somebody else's link leads.
+  [ ! -L "$1" ] || return 1
   case $2 in
     644) printf %s "$3" 2>/dev/null >"$1" ;;
     600) (umask 077; printf %s "$3" >"$1") 2>/dev/null ;;
@@ -214,7 +216,7 @@ lock() { # HOLDER
     if [ "$S/lock" -ef "/proc/$$/fd/9" ]; then locked=yes; break; fi
   done
   if [ -z "$locked" ]; then
-    say "fail 0 unwritable cannot write $S: $(mkdir -p "$S/records" 2>&1 | tail -n 1)"
+    say "fail 0 unwritable cannot write $S: $(make_state 2>&1 | tail -n 1)"
     exit 0
   fi
   if [ $locked = no ]; then
@@ -673,19 +675,21 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch.gz"; bad patch "$reason"; return 1; }
   shift 5
   { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
-  # Unpacked and hashed while it is made. What all of them say comes together: the digest, and nothing else when it goes well.
+  # Unpacked and hashed while it is made. What all of them say comes together; what perl could not make has another digest.
   said=$(
     cd "$from" && {
       { gzip -dc <"$S/incoming.gz" | perl -e "$script" -- "$@" | tee /proc/self/fd/3 | sha256sum >&4; } 3>&1 |
-        tar -xof - -C "$tmp" >&4
+        { err=$(tar -xof - -C "$tmp" 2>&1) || printf '%s\n' "cannot unpack: $err"; } >&4
     } 4>&1 2>&1
   )
   rm -f "$S/incoming.gz"
-  if [ "$said" != "$package  -" ]; then
-    rm -rf "$tmp"
-    case $said in *"$NL"*) said=": ${said%%"$NL"*}" ;; *) said= ;; esac
-    bad patch "the patch does not fit release ${from##*/}$said"
-  fi
+  case $NL$said$NL in
+    *"${NL}cannot unpack: "*) ;;
+    *"$NL$package  -$NL"*) return 0 ;;
+  esac
+  rm -rf "$tmp"
+  said=$(printf '%s\n' "$said" | grep -v '  -$' | head -n 1)
+  bad patch "the patch does not fit release ${from##*/}${said:+: $said}"
 }
 # The tar that the sftp server put together from what was sent and files of an older release.
 unpack_copied() { # RELEASE PACKAGE
@@ -757,6 +761,8 @@ write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   write "$tmp/unit" 644 "$2" && write "$tmp/config.toml" 644 "$3" && write "$tmp/env" 600 "$4" && write "$tmp/run.sh" 700 "$5" &&
     write "$tmp/health.json" 644 "$6" && write "$tmp/lifecycle" 644 "$7" && write "$tmp/MANIFEST" 600 "$8" && return 0
   bad failed "cannot write into $tmp (disk full?)"
+  is_hashed
+  return 1
 }
 verify_tree() { # DIR
   # What is neither a file nor a folder counts twice, so that it cannot stand in for a file.
@@ -783,9 +789,9 @@ seal() { # RELEASE PACKAGE VERSION [SHA256-OF-MANIFEST]
   dir=$ROOT/releases/$1
   if [ -d "$tmp" ]; then
     write "$tmp/COMPLETE" 644 "${4:-$(sha "$tmp/MANIFEST")}
-" || { bad failed "cannot write $tmp/COMPLETE (disk full?)"; return 1; }
+" || { bad failed "cannot write $tmp/COMPLETE (disk full?)"; is_hashed; return 1; }
     # Its record is synced with it.
-    write_record "$1" verified "$2" "$3" || { bad failed "cannot write the record of release $1 (disk full?)"; return 1; }
+    write_record "$1" verified "$2" "$3" || { bad failed "cannot write the record of release $1 (disk full?)"; is_hashed; return 1; }
     # At once: the one waits for the disk, the other reads what is in memory.
     ( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &
     syncing=$! is_good=1

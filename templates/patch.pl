@@ -40,7 +40,7 @@ while (my ($makes, @sizes) = unpack 'N5', take(20)) {
   my @adds = unpack 'l<*', $adds;
   my @fields = unpack $fields, $new;
   die "patch: a frame does not fit\n" if length $new != $makes || $used != length $literals || @fields != @adds;
-  $_ ^= $_ + $adds[$k++] for @fields;
+  { use integer; $_ ^= $_ + $adds[$k++] for @fields }
   print $new ^ pack $fields, @fields or die "patch: cannot write: $!\n";
 }
 die "patch: it goes on behind its end\n" if read STDIN, my $more, 1;
