@@ -141,9 +141,12 @@ fn a_timer_that_ends_before_the_deadline() {
     let timers = host.root("systemctl list-units --no-legend --plain 'roadie-guard-hello:*.timer' | cut -d' ' -f1");
     assert_eq!(timers.lines().count(), 1, "{timers}");
     host.root(&format!("systemctl start '{}.service'", timers.trim_end_matches(".timer")));
+    let holder = || host.root("cat /opt/roadie/hello/.roadie/pid");
+    let held_by = holder();
     // So long one whose time has come waits for the lock before it ends who holds it.
     std::thread::sleep(Duration::from_secs(7));
     assert!(child.try_wait().expect("is ours").is_none(), "the run goes on");
+    assert_eq!(holder(), held_by, "in the same shell");
     assert_eq!((version(host).as_str(), journal(host).contains("\"event\":\"guard\"")), ("2", false), "{}", journal(host));
     signal(&child, "INT");
     assert_eq!(child.wait().expect("ends").code(), Some(130));
