@@ -488,7 +488,7 @@ async fn new_files_take_one_round_trip() {
         works(&session).await;
     }
 
-    // A channel is good for one more when all is closed. One that was not opened ahead takes two answers more.
+    // A channel is good for one more when all is closed. One that was not opened ahead takes an answer more.
     let session = host.through(&relay).await;
     works(&session).await;
     for (n, length) in [3 * MIB, 0, 2 * MIB, 1, 1000].into_iter().enumerate() {
@@ -496,7 +496,7 @@ async fn new_files_take_one_round_trip() {
         host.file(length);
         let before = session.round_trips();
         host.upload_new(&session).await.unwrap();
-        assert_eq!(session.round_trips() - before, if n == 0 { 3 } else { 1 });
+        assert_eq!(session.round_trips() - before, if n == 0 { 2 } else { 1 });
         host.check();
         assert_eq!(host.marks(), marks_of(1));
     }
@@ -506,6 +506,41 @@ async fn new_files_take_one_round_trip() {
     assert!(host.upload_new(&session).await.unwrap().channels > 1);
     host.check();
     assert_eq!(host.marks(), Vec::<String>::new());
+}
+
+/// What is behind a channel that was just opened is not known yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_files_go_before_the_server_has_said_a_word() {
+    let cases = [
+        ("", Some(2)),
+        ("# no Subsystem", None),
+        ("Subsystem sftp /nonexistent", None),
+        // Something else answers. It cannot be told whether there is a server behind it.
+        ("Subsystem sftp cat", None),
+    ];
+    for (extra, counted) in cases {
+        let Some(mut host) = Host::openssh(extra).await else { return };
+        host.file(MIB);
+        let relay = host.relay(20).await;
+        let session = host.through(&relay).await;
+        session.prepare_upload(Some(MIB)).await;
+        let before = session.round_trips();
+        let sent = tokio::time::timeout(Duration::from_secs(20), host.upload_new(&session)).await.expect("it does not wait");
+        if extra.contains("cat") {
+            assert!(matches!(sent, Err(TransportError::NotNew { .. })), "{sent:?}");
+            sent.map(|_| ()).or(host.upload(&session).await.map(|_| ())).unwrap();
+        } else {
+            sent.unwrap();
+        }
+        host.check();
+        if let Some(counted) = counted {
+            assert_eq!(session.round_trips() - before, counted);
+            assert_eq!(host.marks(), marks_of(1));
+        } else {
+            assert_eq!(host.marks(), Vec::<String>::new());
+        }
+        works(&session).await;
+    }
 }
 
 /// Time is the witness: one wait, and half of it is the way of the answer.

@@ -3,14 +3,15 @@
 use crate::TransportError;
 use crate::session::{CLOSING, Connection, Place};
 use bytes::BytesMut;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::oneshot;
 
 /// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
@@ -32,16 +33,34 @@ const KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// An sftp channel that is ready for use.
+/// An sftp channel. It can be used at once: the server works in order, and what it says of itself is its first answer.
 pub(super) struct Sftp {
-    pub(super) raw: RawSftpSession,
+    pub(super) raw: Arc<RawSftpSession>,
+    greeting: Shared<BoxFuture<'static, Greeting>>,
+    handles: Mutex<Handles>,
+}
+
+/// The first answer over a channel.
+type Greeting = Result<Server, NoServer>;
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Server {
     /// Bytes per write.
     pub(super) write: usize,
     /// It has `copy-data` (OpenSSH 9.0 and later).
     pub(super) copies: bool,
     /// It offers what OpenSSH's server does.
     pub(super) openssh: bool,
-    handles: Mutex<Handles>,
+}
+
+/// Why there is no server behind a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoServer {
+    /// The channel ended without a word.
+    Ended,
+    /// Something answered that is no sftp server, or nothing in time. There may be one behind it.
+    Strange,
 }
 
 /// What we know of the handles that the server gives on a channel.
@@ -76,47 +95,51 @@ pub(super) enum Found {
 }
 
 impl Sftp {
-    /// Two answers: to the channel (told to `heard`), and to all requests behind it, which are sent at once. `None` when there is
-    /// no sftp. `then` sees the channel while its first requests are under way, to add its own behind them.
-    pub(super) async fn open<T>(
-        connection: &Connection,
-        channel: Channel<Msg>,
-        place: Place,
-        then: impl AsyncFnOnce(&Self) -> T,
-    ) -> Option<(Self, T)> {
+    /// Asks for the server. Nothing is waited for.
+    pub(super) async fn open(channel: Channel<Msg>, place: Place) -> Option<Self> {
         channel.request_subsystem(true, "sftp").await.ok()?;
-        let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
         let (pipe, ended) = stream(channel, place);
-        let raw = RawSftpSession::new_with_config(pipe, config);
-        let mut sftp = Self::new(raw);
-        let begun = Instant::now();
-        // Sent in this order; a server without the extension says so and goes on.
-        let opened = async { futures::join!(sftp.raw.init(), sftp.raw.limits(), then(&sftp)) };
-        // The library does not see an end that comes before its first request, and would wait out its time.
-        let (version, limits, then) = tokio::select! {
-            all = opened => all,
-            _ = ended => return None,
-        };
-        let version = match version {
-            Ok(version) => version,
-            Err(error) => {
-                tracing::debug!(%error, "no sftp here, uploads go through a shell");
-                return None;
-            }
-        };
-        connection.link.heard(begun, 1);
-        sftp.raw.set_timeout(REQUEST_TIMEOUT_S);
-        if let Some(allowed) = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0) {
-            sftp.write = usize::try_from(allowed).unwrap_or(MAX_WRITE).min(MAX_WRITE);
-        }
-        sftp.copies = version.extensions.contains_key(COPY_DATA);
-        sftp.openssh = OPENSSH.iter().all(|name| version.extensions.contains_key(*name));
-        Some((sftp, then))
+        Some(Self::over(pipe, ended))
     }
 
-    /// A channel on which nothing was opened, to a server of which nothing is known.
-    pub(super) fn new(raw: RawSftpSession) -> Self {
-        Self { raw, write: SAFE_WRITE, copies: false, openssh: false, handles: Mutex::new(Handles::None) }
+    /// Greets the server at the other end of `pipe`. What is asked for behind it is sent in the same flight.
+    pub(super) fn over(pipe: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ended: oneshot::Receiver<bool>) -> Self {
+        let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
+        let raw = Arc::new(RawSftpSession::new_with_config(pipe, config));
+        let greeting = greet(raw.clone(), ended).boxed().shared();
+        // Polled once, which sends it, with the time that it may take.
+        let _ = greeting.clone().now_or_never();
+        raw.set_timeout(REQUEST_TIMEOUT_S);
+        Self { raw, greeting, handles: Mutex::new(Handles::None) }
+    }
+
+    /// Waits for what the server says of itself.
+    pub(super) async fn server(&self) -> Greeting {
+        self.greeting.clone().await
+    }
+
+    /// The same if it was heard already.
+    pub(super) fn known(&self) -> Option<Greeting> {
+        self.greeting.clone().now_or_never()
+    }
+
+    /// Returns when it turns out that there is no server. The library may miss an end that comes just before a request, and would wait
+    /// out its time.
+    pub(super) async fn absent(&self) -> NoServer {
+        match self.server().await {
+            Err(why) => why,
+            Ok(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether that is known.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.known(), Some(Err(_)))
+    }
+
+    /// Bytes per write: what every server takes, until this one has said more.
+    pub(super) fn write_size(&self) -> usize {
+        self.known().and_then(Result::ok).map_or(SAFE_WRITE, |server| server.write)
     }
 
     /// Whether no file is open on it, and never was more than one at once.
@@ -191,6 +214,26 @@ impl Sftp {
     }
 }
 
+async fn greet(raw: Arc<RawSftpSession>, ended: oneshot::Receiver<bool>) -> Greeting {
+    // Sent in this order; a server without the extension says so and goes on.
+    let (version, limits) = tokio::select! {
+        // With the end of a channel its requests fail.
+        biased;
+        heard = ended => return Err(if heard == Ok(false) { NoServer::Ended } else { NoServer::Strange }),
+        both = async { futures::join!(raw.init(), raw.limits()) } => both,
+    };
+    let version = version.map_err(|error| {
+        tracing::debug!(%error, "no sftp here, uploads go through a shell");
+        NoServer::Strange
+    })?;
+    let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
+    Ok(Server {
+        write: allowed.map_or(SAFE_WRITE, |bytes| usize::try_from(bytes).unwrap_or(MAX_WRITE).min(MAX_WRITE)),
+        copies: version.extensions.contains_key(COPY_DATA),
+        openssh: OPENSSH.iter().all(|name| version.extensions.contains_key(*name)),
+    })
+}
+
 /// The folders above `remote`, the outermost first.
 pub(super) fn parents(remote: &str) -> Vec<&str> {
     remote.match_indices('/').map(|(at, _)| &remote[..at]).filter(|p| !p.is_empty()).collect()
@@ -257,13 +300,11 @@ pub(super) fn found(attributes: &FileAttributes) -> Found {
 
 /// Sends a MKDIR that nobody waits for: a folder that exists is no error, and one that is missing shows in what follows.
 pub(super) fn make(raw: &RawSftpSession, folder: &str) {
-    use futures::FutureExt as _;
     let _ = raw.mkdir(folder, private_folder()).now_or_never();
 }
 
 /// Sends a CLOSE that nobody waits for.
 pub(super) fn forget(raw: &RawSftpSession, handle: &str) {
-    use futures::FutureExt as _;
     // Polled once, which sends it; its answer finds nobody.
     let _ = raw.close(handle).now_or_never();
 }
@@ -289,14 +330,14 @@ pub(super) fn plain(error: &SftpError) -> String {
 }
 
 /// The channel as a stream that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
-/// on it would wait for ever. The receiver resolves when it has ended. The channel's place is free once the server agreed to
-/// its end.
-fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiver<()>) {
+/// on it would wait for ever. The receiver resolves when it has ended: to whether anything was heard over it. The channel's place is
+/// free once the server agreed to its end.
+fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiver<bool>) {
     let (mut half, writer) = channel.split();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (end, ended) = oneshot::channel();
     tokio::spawn(async move {
-        let end: oneshot::Sender<()> = end;
+        let mut heard = false;
         let (mut requests, mut replies) = tokio::io::split(ours);
         let send = async {
             let mut buffer = BytesMut::new();
@@ -311,7 +352,12 @@ fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiv
         let receive = async {
             while let Some(message) = half.wait().await {
                 match message {
-                    ChannelMsg::Data { data } if replies.write_all(&data).await.is_ok() => {}
+                    ChannelMsg::Data { data } => {
+                        heard = true;
+                        if replies.write_all(&data).await.is_err() {
+                            break;
+                        }
+                    }
                     ChannelMsg::Success | ChannelMsg::WindowAdjusted { .. } | ChannelMsg::ExtendedData { .. } => {}
                     _ => break,
                 }
@@ -321,7 +367,9 @@ fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiv
             () = send => {}
             () = receive => {}
         }
-        drop((end, requests, replies));
+        // Nobody may be left to tell.
+        let _ = end.send(heard);
+        drop((requests, replies));
         // Closed already, or nobody is left to tell.
         if writer.close().await.is_ok() {
             let _ = tokio::time::timeout(CLOSING, async { while half.wait().await.is_some() {} }).await;

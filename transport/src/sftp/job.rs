@@ -224,17 +224,17 @@ impl<'f> Flight<'f> {
     /// Writes pieces until none is left or something has failed, with so many bytes under way.
     pub(super) async fn pieces(&mut self, handle: &'f str, under_way: u64) {
         let (job, sftp) = (self.job, self.sftp);
-        let depth = (under_way / sftp.write as u64).max(1);
-        while !self.has_failed()
-            && let Some((at, length)) = job.take(sftp.write)
-        {
+        while !self.has_failed() {
+            let write = sftp.write_size();
+            let depth = (under_way / write as u64).max(1);
+            let Some((at, length)) = job.take(write) else { break };
             self.busy.get_or_insert_with(|| Busy::new(job));
             job.pace().await;
             match job.source.read(at, length).await {
                 Ok(data) => self.send(length as u64, sftp.raw.write(handle, at, data)),
                 Err(error) => self.fail(error.into()),
             }
-            while let Some(answered) = self.next_if(self.bytes >= depth * sftp.write as u64).await {
+            while let Some(answered) = self.next_if(self.bytes >= depth * write as u64).await {
                 self.note(answered);
             }
         }

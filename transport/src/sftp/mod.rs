@@ -3,7 +3,7 @@
 
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
-use channel::{Found, Opened, Sftp};
+use channel::{Found, Opened, Server, Sftp};
 use job::{Failure, Job};
 use russh_sftp::client::error::Error as SftpError;
 use source::Source;
@@ -34,31 +34,51 @@ type Created = Result<Opened, SftpError>;
 struct Opening {
     connection: Arc<Connection>,
     sftp: OnceCell<Option<Arc<Sftp>>>,
-    /// Answers heard while opening: to the channel, to what was sent over it.
+    /// Answers that were waited for: to the channel, and what the server says of itself.
     heard: Arc<AtomicU64>,
     started: AtomicBool,
 }
 
 impl Opening {
-    /// `None` when the host has no sftp.
-    async fn get(&self) -> Option<Arc<Sftp>> {
-        self.get_and(async |_| ()).await.0
+    /// The channel, whatever is behind it; and whether it was this call that opened it. `None` when there is no channel to be had.
+    async fn channel(&self) -> (Option<Arc<Sftp>>, bool) {
+        let mut here = false;
+        let open = async || {
+            here = true;
+            let (channel, place) = self.connection.open().await.ok()?;
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            Sftp::open(channel, place).await.map(Arc::new)
+        };
+        let sftp = self.sftp.get_or_init(open).await.clone();
+        (sftp, here)
+    }
+
+    /// The channel and the server behind it. `None` when the host has no sftp.
+    async fn get(&self) -> Option<(Arc<Sftp>, Server)> {
+        self.get_and(async |_| ()).await.map(|(sftp, server, _)| (sftp, server))
     }
 
     /// Also gives what came of `then`, if it was this call that opened the channel: it was sent in the same flight.
-    async fn get_and<T>(&self, then: impl AsyncFnOnce(&Sftp) -> T) -> (Option<Arc<Sftp>>, Option<T>) {
-        let mut done = None;
-        let open = async || {
-            let (channel, place) = self.connection.open().await.ok()?;
-            self.heard.fetch_add(1, Ordering::Relaxed);
-            let opened = Sftp::open(&self.connection, channel, place, then).await;
-            self.heard.fetch_add(1, Ordering::Relaxed);
-            let (sftp, result) = opened?;
-            done = Some(result);
-            Some(Arc::new(sftp))
+    async fn get_and<T>(&self, then: impl AsyncFnOnce(&Sftp) -> T) -> Option<(Arc<Sftp>, Server, Option<T>)> {
+        let (sftp, here) = self.channel().await;
+        let sftp = sftp?;
+        if let Some(known) = sftp.known()
+            && !here
+        {
+            return known.ok().map(|server| (sftp, server, None));
+        }
+        let then = async { if here { Some(then(&sftp).await) } else { None } };
+        let (server, done) = tokio::select! {
+            both = async { futures::join!(sftp.server(), then) } => both,
+            why = sftp.absent() => (Err(why), None),
         };
-        let sftp = self.sftp.get_or_init(open).await.clone();
-        (sftp, done)
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        server.ok().map(|server| (sftp, server, done))
+    }
+
+    /// Whether it turned out that the host has no sftp.
+    fn is_absent(&self) -> bool {
+        self.sftp.get().is_some_and(|sftp| sftp.as_ref().is_none_or(|sftp| sftp.is_absent()))
     }
 }
 
@@ -82,7 +102,7 @@ impl Uploader {
     pub(crate) fn prepare(&self, bytes: Option<u64>) {
         if !self.opening.started.swap(true, Ordering::Relaxed) {
             let opening = self.opening.clone();
-            tokio::spawn(async move { opening.get().await.is_some() });
+            tokio::spawn(async move { opening.channel().await.0.is_some() });
             let wanted = bytes.map_or(1, |bytes| self.opening.connection.link.channels(bytes));
             self.spares.prepare(wanted.min(AHEAD) - 1);
         }
@@ -96,10 +116,7 @@ impl Uploader {
         let connection = &self.opening.connection;
         let job = Job::new(&source, progress);
         // Where it is known already that there is no sftp, no channel can be of use.
-        let channels = match self.opening.sftp.get() {
-            Some(None) => 1,
-            _ => connection.link.channels(source.size()),
-        };
+        let channels = if self.opening.is_absent() { 1 } else { connection.link.channels(source.size()) };
         let under_way = connection.link.under_way();
         tracing::debug!(remote, bytes = source.size(), round_trip = ?connection.link.round_trip(), channels, under_way, "upload");
         let missing = self.missing(remote);
@@ -119,7 +136,7 @@ impl Uploader {
             Err(Failure::NoSftp) => exec::upload(connection, &source, remote, progress).await,
             Err(Failure::Here(error)) => Err(error),
             Err(Failure::There(error)) => Err(match self.opening.get().await {
-                Some(sftp) => sftp.explain(connection, remote, &error).await,
+                Some((sftp, _)) => sftp.explain(connection, remote, &error).await,
                 None => channel::unexplained(connection, remote, &error),
             }),
         }
@@ -127,17 +144,18 @@ impl Uploader {
 
     /// Whether the server has `copy-data`.
     pub(crate) async fn copies_files(&self) -> bool {
-        self.opening.get().await.is_some_and(|sftp| sftp.copies)
+        self.opening.get().await.is_some_and(|(_, server)| server.copies)
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
     async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
         let connection = &self.opening.connection;
         let heard = self.opening.heard.load(Ordering::Relaxed);
-        let (sftp, created) = self.opening.get_and(async |sftp| channel::create(sftp, folders, remote).await).await;
+        let got = self.opening.get_and(async |sftp| channel::create(sftp, folders, remote).await).await;
         // Only what this upload had to wait for: the rest was heard beside other work.
         connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
-        let sftp = &*sftp.ok_or(Failure::NoSftp)?;
+        let (sftp, _, created) = got.ok_or(Failure::NoSftp)?;
+        let sftp = &*sftp;
         let mut opened = self.create(sftp, remote, created).await?;
         let size = job.source.size();
         let mut missing: Vec<_> = std::iter::once(0..size).collect();
@@ -179,7 +197,7 @@ impl Uploader {
         if job.sent().resumed == 0 {
             return Ok(());
         }
-        let sftp = self.opening.get().await.ok_or(Failure::NoSftp)?;
+        let (sftp, _) = self.opening.get().await.ok_or(Failure::NoSftp)?;
         let there = sftp.raw.lstat(remote).await?.attrs.size;
         self.opening.connection.round_trips.count();
         if there != Some(job.source.size()) {

@@ -2,10 +2,11 @@
 //!
 //! OpenSSH's server numbers its open files, beginning with 0, and tells the number of one that was closed to the next. So where no
 //! other file is open on a channel, the handle is known before the answer to OPEN: the bytes, CLOSE and a mark go right behind it.
-//! The server works in order. All answers are looked at in the end.
+//! The server works in order. All answers are looked at in the end, also what the server says of itself: sshd has taken the greeting
+//! for it a round trip later than a command that was started at the same time.
 
 use super::Uploader;
-use super::channel::{self, Found, Sftp};
+use super::channel::{self, Found, NoServer, Sftp};
 use super::job::{Failure, Flight, Job};
 use super::source::Source;
 use crate::{Progress, Sent, TransportError};
@@ -30,7 +31,7 @@ struct New<'n> {
 }
 
 impl Uploader {
-    /// One round trip over OpenSSH's sftp server, where a channel was opened ahead; three else. Goes over that channel, and those
+    /// One round trip over OpenSSH's sftp server, where a channel was opened ahead; two else. Goes over that channel, and those
     /// that were opened beside it and are ready. Where it cannot be done like this, `upload` does it.
     pub(crate) async fn upload_new(
         &self,
@@ -42,14 +43,15 @@ impl Uploader {
         let connection = &self.opening.connection;
         let source = Source::open(local).await?;
         let heard = self.opening.heard.load(Ordering::Relaxed);
-        let first = self.opening.get().await;
+        let (first, _) = self.opening.channel().await;
         // Only what had to be waited for: the rest was heard beside other work.
         connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
-        let Some(first) = first.filter(|first| first.openssh && first.is_unused()) else {
+        // What the server says of itself is not waited for: that would be a round trip more than the first command takes.
+        let Some(first) = first.filter(|first| first.is_unused() && may_be_openssh(first)) else {
             return self.upload(local, remote, progress).await;
         };
         let wanted = connection.link.channels(source.size());
-        // Their servers may just be starting. The other way costs a whole round trip.
+        // The other way costs a whole round trip.
         let patience = connection.link.round_trip().unwrap_or_default() / 2;
         let spares = self.spares.ready(wanted - 1, patience).await;
         // With much fewer channels than it wants, the bytes take longer than what is saved.
@@ -86,9 +88,18 @@ impl Uploader {
                 self.known().clear();
                 Err(not_new(connection.lost(), remote, channel::plain(&error)))
             }
-            Err(Failure::NoSftp) => Err(not_new(connection.lost(), remote, "the host has no sftp".into())),
+            // Nobody has got anything of it.
+            Err(Failure::NoSftp) if first.known().and_then(Result::err) == Some(NoServer::Ended) => {
+                self.upload(local, remote, progress).await
+            }
+            Err(Failure::NoSftp) => Err(not_new(connection.lost(), remote, "no sftp server answers".into())),
         }
     }
+}
+
+/// As far as the server has said. That sshd is OpenSSH's is known.
+fn may_be_openssh(sftp: &Sftp) -> bool {
+    sftp.known().is_none_or(|greeting| greeting.is_ok_and(|server| server.openssh))
 }
 
 fn not_new(lost: Option<String>, remote: &str, reason: String) -> TransportError {
@@ -113,7 +124,18 @@ impl<'n> New<'n> {
     }
 
     /// Sends bytes of the file, as long as there are any, and behind them the end and the mark.
-    async fn bring(&self, sftp: &'n Sftp, mut flight: Flight<'n>, n: usize) -> Result<(), Failure> {
+    async fn bring(&self, sftp: &'n Sftp, flight: Flight<'n>, n: usize) -> Result<(), Failure> {
+        let done = tokio::select! {
+            done = self.send(sftp, flight, n) => done,
+            _ = sftp.absent() => Err(Failure::NoSftp),
+        };
+        match done {
+            Err(Failure::There(_)) if sftp.is_absent() => Err(Failure::NoSftp),
+            done => done,
+        }
+    }
+
+    async fn send(&self, sftp: &'n Sftp, mut flight: Flight<'n>, n: usize) -> Result<(), Failure> {
         flight.pieces(FIRST, self.under_way).await;
         flight.add(sftp.raw.close(FIRST));
         // All marks mean that all bytes were sent.
@@ -151,7 +173,6 @@ async fn look(sftp: &Sftp, remote: &str, size: u64) -> Result<(), SftpError> {
 #[allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 mod tests {
     use super::*;
-    use russh_sftp::client::rawsession::RawSftpSession;
     use russh_sftp::protocol::{Attrs, FileAttributes, Handle, Status, StatusCode};
     use russh_sftp::server::Handler;
     use std::sync::{Arc, Mutex};
@@ -200,15 +221,8 @@ mod tests {
         }
     }
 
-    /// Uploads 8 MiB to a server that gives `handle`, and gives back what came of it, what the server was asked, and whether the
-    /// channel is as good as new.
-    async fn upload(handle: &'static str) -> (Result<(), Failure>, Vec<String>, bool) {
-        let (ours, theirs) = tokio::io::duplex(1 << 20);
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        russh_sftp::server::run(theirs, Server { handle, asked: asked.clone() }).await;
-        let raw = RawSftpSession::new(ours);
-        raw.init().await.unwrap();
-        let sftp = Sftp::new(raw);
+    /// Uploads 8 MiB.
+    async fn bring(sftp: &Sftp) -> Result<(), Failure> {
         let local = tempfile::NamedTempFile::new().unwrap();
         local.as_file().set_len(8 << 20).unwrap();
         let source = Source::open(local.path()).await.unwrap();
@@ -216,9 +230,20 @@ mod tests {
         job.begin(std::iter::once(0..8 << 20).collect());
         let (folders, under_way) = (vec!["a", "a/b"], 512 << 10);
         let new = New { job: &job, remote: "a/b/file", mark: "a/b/mark", folders, channels: 2, under_way };
-        let flight = new.begin(&sftp).unwrap();
-        assert!(new.begin(&sftp).is_none(), "one at once");
-        let done = new.bring(&sftp, flight, 2).await;
+        let flight = new.begin(sftp).unwrap();
+        assert!(new.begin(sftp).is_none(), "one at once");
+        new.bring(sftp, flight, 2).await
+    }
+
+    /// The same to a server that gives `handle`; gives back what came of it, what the server was asked, and whether the channel is
+    /// as good as new.
+    async fn upload(handle: &'static str) -> (Result<(), Failure>, Vec<String>, bool) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        russh_sftp::server::run(theirs, Server { handle, asked: asked.clone() }).await;
+        let (_end, ended) = tokio::sync::oneshot::channel();
+        let sftp = Sftp::over(ours, ended);
+        let done = bring(&sftp).await;
         // Behind what nobody waits for.
         let _ = sftp.raw.lstat("end").await;
         let asked = asked.lock().unwrap().clone();

@@ -30,9 +30,15 @@ impl Spares {
     pub(super) fn prepare(&self, count: usize) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.extend((0..count).map(|_| {
-            let (connection, refused, first) = (self.connection.clone(), self.refused.clone(), self.first.clone());
-            tokio::spawn(async move { Some(open(&connection, &refused, &first, async |_| ()).await?.0) })
+            let (connection, refused) = (self.connection.clone(), self.refused.clone());
+            tokio::spawn(async move { open(&connection, &refused).await })
         }));
+    }
+
+    /// Whether one more goes back: a host that is full has no place for a command either. And the first channel is not to wait for a
+    /// place because others have it.
+    fn is_full(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed) || self.first.load(Ordering::Relaxed) == 0
     }
 
     /// Gives back the places of channels that no upload has used.
@@ -59,25 +65,28 @@ impl Spares {
             }
         }
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
+        // All were asked for at once, so all answers are here by now.
+        spares.retain(|_| !self.is_full());
         spares
     }
 
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
     /// bytes that it has taken fails the upload.
     pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
-        let create = async |sftp: &Sftp| channel::create(sftp, folders, remote).await;
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let opened = match ready {
-            Some(ready) => match ready.await.ok().flatten() {
-                Some(sftp) => {
-                    let opened = create(&sftp).await;
-                    Some((sftp, opened))
-                }
-                None => None,
-            },
-            None => open(&self.connection, &self.refused, &self.first, create).await,
+            Some(ready) => ready.await.ok().flatten(),
+            None => open(&self.connection, &self.refused).await,
         };
-        let Some((sftp, Ok(opened))) = opened else { return Ok(()) };
+        let Some(sftp) = opened else { return Ok(()) };
+        let opened = tokio::select! {
+            // Behind the first answer, by when all channels that were asked for at the same time are answered as well.
+            (server, opened) = async { futures::join!(sftp.server(), channel::create(&sftp, folders, remote)) } => {
+                server.is_ok().then_some(opened)
+            }
+            _ = sftp.absent() => None,
+        };
+        let Some(Ok(opened)) = opened.filter(|_| !self.is_full()) else { return Ok(()) };
         if !job.begun().await || matches!(opened.found, Found::Link | Found::Other) {
             return Ok(());
         }
@@ -85,12 +94,7 @@ impl Spares {
     }
 }
 
-async fn open<T>(
-    connection: &Connection,
-    refused: &AtomicBool,
-    first: &AtomicU64,
-    then: impl AsyncFnOnce(&Sftp) -> T,
-) -> Option<(Sftp, T)> {
+async fn open(connection: &Connection, refused: &AtomicBool) -> Option<Sftp> {
     let (channel, place): (Channel<Msg>, Place) = match connection.open_spare().await? {
         Ok(opened) => opened,
         Err(error) => {
@@ -99,9 +103,5 @@ async fn open<T>(
             return None;
         }
     };
-    let opened = Sftp::open(connection, channel, place, then).await?;
-    // All were asked for at once, so all answers are here by now. A host that is full has no place for a command either: one
-    // goes back. And the first channel is not to wait for a place because others have it.
-    let full = refused.swap(false, Ordering::Relaxed) || first.load(Ordering::Relaxed) == 0;
-    if full { None } else { Some(opened) }
+    Sftp::open(channel, place).await
 }
