@@ -243,7 +243,7 @@ impl Session for SshSession {
     }
 
     async fn prepare_upload(&self, bytes: Option<u64>) {
-        self.uploader.prepare(bytes);
+        self.uploader.prepare(bytes).await;
     }
 
     async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {

@@ -10,7 +10,7 @@ use roadie_transport::embedded::{EmbeddedOptions, EmbeddedSshd};
 use roadie_transport::session::SshSession;
 use roadie_transport::ssh::{SshOptions, connect};
 use roadie_transport::testing::Relay;
-use roadie_transport::{Exit, Sent, Session, TransportError};
+use roadie_transport::{Chunk, Exit, Sent, Session, TransportError};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -466,6 +466,27 @@ async fn many_uploads_in_one_process_stay_small() {
 /// The marks of so many channels.
 fn marks_of(channels: usize) -> Vec<String> {
     (1..=channels).map(|n| format!("{channels}.{n}")).collect()
+}
+
+/// Without an upload, which may never come.
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_opened_ahead_leave_a_place_for_a_command() {
+    for most in [2, 3, 4] {
+        let Some(host) = Host::openssh(&format!("MaxSessions {most}")).await else { return };
+        let relay = host.relay(20).await;
+        let session = host.through(&relay).await;
+        let mut shell = session.start("cat").await.unwrap();
+        session.prepare_upload(Some(9 * MIB)).await;
+        let began = Instant::now();
+        // The first of them has its place before the others.
+        assert!(session.copies_files().await, "{most}");
+        assert!(began.elapsed() < Duration::from_millis(900), "{most}: {:?}", began.elapsed());
+        if most > 2 {
+            works(&session).await;
+        }
+        shell.write(Bytes::from_static(b"ok")).await.unwrap();
+        assert_eq!(shell.next().await, Some(Chunk::Stdout(Bytes::from_static(b"ok"))), "{most}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::oneshot;
 
@@ -21,7 +22,9 @@ const SAFE_WRITE: usize = 32 << 10;
 /// A deep queue on a slow link takes its time: the library counts from queueing.
 const REQUEST_TIMEOUT_S: u64 = 600;
 /// Small requests with nothing queued before them.
-const INIT_TIMEOUT_S: u64 = 20;
+const SMALL_TIMEOUT_S: u64 = 20;
+/// A server that has nothing else to do says so soon what it is.
+pub(super) const GREETING: Duration = Duration::from_secs(SMALL_TIMEOUT_S);
 /// With less than this free, a write that failed did so for want of space.
 const NEARLY_FULL: u64 = 1 << 20;
 /// Copies between open files, on the server: draft-ietf-secsh-filexfer-extensions-00, section 7.
@@ -104,13 +107,14 @@ impl Sftp {
 
     /// Greets the server at the other end of `pipe`. What is asked for behind it is sent in the same flight.
     pub(super) fn over(pipe: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ended: oneshot::Receiver<bool>) -> Self {
-        let config = russh_sftp::client::Config { request_timeout_secs: INIT_TIMEOUT_S, ..russh_sftp::client::Config::default() };
+        let config =
+            russh_sftp::client::Config { request_timeout_secs: REQUEST_TIMEOUT_S, ..russh_sftp::client::Config::default() };
         let raw = Arc::new(RawSftpSession::new_with_config(pipe, config));
         let greeting = greet(raw.clone(), ended).boxed().shared();
-        // Polled once, which sends it, with the time that it may take.
-        let _ = greeting.clone().now_or_never();
-        raw.set_timeout(REQUEST_TIMEOUT_S);
-        Self { raw, greeting, handles: Mutex::new(Handles::None) }
+        let sftp = Self { raw, greeting, handles: Mutex::new(Handles::None) };
+        // Looked for once, which sends it.
+        sftp.known();
+        sftp
     }
 
     /// Waits for what the server says of itself.
@@ -120,15 +124,21 @@ impl Sftp {
 
     /// The same if it was heard already.
     pub(super) fn known(&self) -> Option<Greeting> {
-        self.greeting.clone().now_or_never()
+        // Whether or not this task has done much already: all that is sent goes behind the greeting.
+        tokio::task::unconstrained(self.greeting.clone()).now_or_never()
     }
 
-    /// Returns when it turns out that there is no server. The library may miss an end that comes just before a request, and would wait
-    /// out its time.
-    pub(super) async fn absent(&self) -> NoServer {
-        match self.server().await {
-            Err(why) => why,
-            Ok(_) => std::future::pending().await,
+    /// Returns when it turns out that there is no server, or when it has said nothing in this time. The library may miss an end that
+    /// comes just before a request, and would wait out its time.
+    pub(super) async fn absent(&self, patience: Duration) -> NoServer {
+        match tokio::time::timeout(patience, self.server()).await {
+            Ok(Ok(_)) => std::future::pending().await,
+            Ok(Err(why)) => why,
+            Err(_) => {
+                // Its place is free then.
+                let _ = self.raw.close_session();
+                NoServer::Strange
+            }
         }
     }
 
@@ -187,7 +197,7 @@ impl Sftp {
         if let Some(reason) = connection.lost() {
             return TransportError::Disconnected { reason };
         }
-        self.raw.set_timeout(INIT_TIMEOUT_S);
+        self.raw.set_timeout(SMALL_TIMEOUT_S);
         connection.round_trips.count();
         let reason = self.file_system(remote).await.unwrap_or_else(|| plain(error));
         self.raw.set_timeout(REQUEST_TIMEOUT_S);
@@ -215,6 +225,15 @@ impl Sftp {
 }
 
 async fn greet(raw: Arc<RawSftpSession>, ended: oneshot::Receiver<bool>) -> Greeting {
+    let greeting = greeted(&raw, ended).await;
+    if greeting.is_err() {
+        // Nobody uses the channel any more: its place is free then.
+        let _ = raw.close_session();
+    }
+    greeting
+}
+
+async fn greeted(raw: &RawSftpSession, ended: oneshot::Receiver<bool>) -> Greeting {
     // Sent in this order; a server without the extension says so and goes on.
     let (version, limits) = tokio::select! {
         // With the end of a channel its requests fail.

@@ -137,6 +137,11 @@ impl<'a> Job<'a> {
         self.phase.send_replace(Phase::Alone);
     }
 
+    /// Nobody is to take more.
+    pub(super) fn stop(&self) {
+        self.ranges().clear();
+    }
+
     /// Whether a further channel may take pieces; waits until that is known.
     pub(super) async fn begun(&self) -> bool {
         let mut phase = self.phase.subscribe();
@@ -283,9 +288,9 @@ impl<'f> Flight<'f> {
         }
     }
 
-    /// One channel's failure is that of the upload: nobody is to take more.
+    /// One channel's failure is that of the upload.
     fn fail(&mut self, failure: Failure) {
-        self.job.ranges().clear();
+        self.job.stop();
         self.failed.get_or_insert(failure);
     }
 }

@@ -3,13 +3,13 @@
 
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
-use channel::{Found, Opened, Server, Sftp};
+use channel::{Found, GREETING, Opened, Server, Sftp};
 use job::{Failure, Job};
 use russh_sftp::client::error::Error as SftpError;
 use source::Source;
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::OnceCell;
@@ -34,19 +34,32 @@ type Created = Result<Opened, SftpError>;
 struct Opening {
     connection: Arc<Connection>,
     sftp: OnceCell<Option<Arc<Sftp>>>,
-    /// Answers that were waited for: to the channel, and what the server says of itself.
-    heard: Arc<AtomicU64>,
+    /// The host has answered for the channel, which is there.
+    answered: Arc<AtomicBool>,
     started: AtomicBool,
+}
+
+/// An sftp channel with a server behind it.
+struct Ready<T> {
+    sftp: Arc<Sftp>,
+    server: Server,
+    /// What came of what was sent right behind the greeting.
+    done: Option<T>,
 }
 
 impl Opening {
     /// The channel, whatever is behind it; and whether it was this call that opened it. `None` when there is no channel to be had.
-    async fn channel(&self) -> (Option<Arc<Sftp>>, bool) {
+    /// Adds to `waits` if an answer has to be waited for.
+    async fn channel(&self, waits: &mut u64) -> (Option<Arc<Sftp>>, bool) {
+        if let Some(sftp) = self.sftp.get() {
+            return (sftp.clone(), false);
+        }
+        *waits += 1;
         let mut here = false;
         let open = async || {
             here = true;
             let (channel, place) = self.connection.open().await.ok()?;
-            self.heard.fetch_add(1, Ordering::Relaxed);
+            self.answered.store(true, Ordering::Relaxed);
             Sftp::open(channel, place).await.map(Arc::new)
         };
         let sftp = self.sftp.get_or_init(open).await.clone();
@@ -54,26 +67,26 @@ impl Opening {
     }
 
     /// The channel and the server behind it. `None` when the host has no sftp.
-    async fn get(&self) -> Option<(Arc<Sftp>, Server)> {
-        self.get_and(async |_| ()).await.map(|(sftp, server, _)| (sftp, server))
+    async fn get(&self) -> Option<Ready<()>> {
+        self.get_and(&mut 0, async |_| ()).await
     }
 
-    /// Also gives what came of `then`, if it was this call that opened the channel: it was sent in the same flight.
-    async fn get_and<T>(&self, then: impl AsyncFnOnce(&Sftp) -> T) -> Option<(Arc<Sftp>, Server, Option<T>)> {
-        let (sftp, here) = self.channel().await;
+    /// Does `then` as well, in the same flight, if it was this call that opened the channel.
+    async fn get_and<T>(&self, waits: &mut u64, then: impl AsyncFnOnce(&Sftp) -> T) -> Option<Ready<T>> {
+        let (sftp, here) = self.channel(waits).await;
         let sftp = sftp?;
         if let Some(known) = sftp.known()
             && !here
         {
-            return known.ok().map(|server| (sftp, server, None));
+            return known.ok().map(|server| Ready { sftp, server, done: None });
         }
+        *waits += 1;
         let then = async { if here { Some(then(&sftp).await) } else { None } };
         let (server, done) = tokio::select! {
             both = async { futures::join!(sftp.server(), then) } => both,
-            why = sftp.absent() => (Err(why), None),
+            why = sftp.absent(GREETING) => (Err(why), None),
         };
-        self.heard.fetch_add(1, Ordering::Relaxed);
-        server.ok().map(|server| (sftp, server, done))
+        server.ok().map(|server| Ready { sftp, server, done })
     }
 
     /// Whether it turned out that the host has no sftp.
@@ -92,19 +105,19 @@ pub(crate) struct Uploader {
 
 impl Uploader {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
-        let heard = Arc::new(AtomicU64::new(0));
-        let spares = Spares::new(connection.clone(), heard.clone());
+        let answered = Arc::new(AtomicBool::new(false));
+        let spares = Spares::new(connection.clone(), answered.clone());
         let (sftp, started) = (OnceCell::new(), AtomicBool::new(false));
-        Self { opening: Arc::new(Opening { connection, sftp, heard, started }), spares, folders: Mutex::default() }
+        Self { opening: Arc::new(Opening { connection, sftp, answered, started }), spares, folders: Mutex::default() }
     }
 
     /// Opens the channels in the background, once.
-    pub(crate) fn prepare(&self, bytes: Option<u64>) {
+    pub(crate) async fn prepare(&self, bytes: Option<u64>) {
         if !self.opening.started.swap(true, Ordering::Relaxed) {
             let opening = self.opening.clone();
-            tokio::spawn(async move { opening.channel().await.0.is_some() });
+            let first = async move { drop(opening.channel(&mut 0).await) };
             let wanted = bytes.map_or(1, |bytes| self.opening.connection.link.channels(bytes));
-            self.spares.prepare(wanted.min(AHEAD) - 1);
+            self.spares.prepare(first, wanted.min(AHEAD) - 1).await;
         }
     }
 
@@ -136,7 +149,7 @@ impl Uploader {
             Err(Failure::NoSftp) => exec::upload(connection, &source, remote, progress).await,
             Err(Failure::Here(error)) => Err(error),
             Err(Failure::There(error)) => Err(match self.opening.get().await {
-                Some((sftp, _)) => sftp.explain(connection, remote, &error).await,
+                Some(ready) => ready.sftp.explain(connection, remote, &error).await,
                 None => channel::unexplained(connection, remote, &error),
             }),
         }
@@ -144,17 +157,17 @@ impl Uploader {
 
     /// Whether the server has `copy-data`.
     pub(crate) async fn copies_files(&self) -> bool {
-        self.opening.get().await.is_some_and(|(_, server)| server.copies)
+        self.opening.get().await.is_some_and(|ready| ready.server.copies)
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
     async fn first(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
         let connection = &self.opening.connection;
-        let heard = self.opening.heard.load(Ordering::Relaxed);
-        let got = self.opening.get_and(async |sftp| channel::create(sftp, folders, remote).await).await;
+        let mut waits = 0;
+        let got = self.opening.get_and(&mut waits, async |sftp| channel::create(sftp, folders, remote).await).await;
         // Only what this upload had to wait for: the rest was heard beside other work.
-        connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
-        let (sftp, _, created) = got.ok_or(Failure::NoSftp)?;
+        connection.round_trips.add(waits);
+        let Ready { sftp, done: created, .. } = got.ok_or(Failure::NoSftp)?;
         let sftp = &*sftp;
         let mut opened = self.create(sftp, remote, created).await?;
         let size = job.source.size();
@@ -197,8 +210,8 @@ impl Uploader {
         if job.sent().resumed == 0 {
             return Ok(());
         }
-        let (sftp, _) = self.opening.get().await.ok_or(Failure::NoSftp)?;
-        let there = sftp.raw.lstat(remote).await?.attrs.size;
+        let ready = self.opening.get().await.ok_or(Failure::NoSftp)?;
+        let there = ready.sftp.raw.lstat(remote).await?.attrs.size;
         self.opening.connection.round_trips.count();
         if there != Some(job.source.size()) {
             return Err(Failure::There(SftpError::UnexpectedBehavior("its size changes while it is written".into())));

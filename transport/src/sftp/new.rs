@@ -6,17 +6,20 @@
 //! for it a round trip later than a command that was started at the same time.
 
 use super::Uploader;
-use super::channel::{self, Found, NoServer, Sftp};
+use super::channel::{self, Found, GREETING, NoServer, Sftp};
 use super::job::{Failure, Flight, Job};
 use super::source::Source;
 use crate::{Progress, Sent, TransportError};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::protocol::OpenFlags;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The handle of the only open file of a channel: four bytes of a number.
 const FIRST: &str = "\0\0\0\0";
+
+/// Bytes per second of the slowest link over which a server is waited for as long as it takes.
+const SLOW: u64 = 32 << 10;
 
 /// An upload of a new file. Which channels take part is known before the first byte is sent: their number is in the marks.
 struct New<'n> {
@@ -42,10 +45,10 @@ impl Uploader {
     ) -> Result<Sent, TransportError> {
         let connection = &self.opening.connection;
         let source = Source::open(local).await?;
-        let heard = self.opening.heard.load(Ordering::Relaxed);
-        let (first, _) = self.opening.channel().await;
+        let mut waits = 0;
+        let (first, _) = self.opening.channel(&mut waits).await;
         // Only what had to be waited for: the rest was heard beside other work.
-        connection.round_trips.add(self.opening.heard.load(Ordering::Relaxed) - heard);
+        connection.round_trips.add(waits);
         // What the server says of itself is not waited for: that would be a round trip more than the first command takes.
         let Some(first) = first.filter(|first| first.is_unused() && may_be_openssh(first)) else {
             return self.upload(local, remote, progress).await;
@@ -56,6 +59,7 @@ impl Uploader {
         let spares = self.spares.ready(wanted - 1, patience).await;
         // With much fewer channels than it wants, the bytes take longer than what is saved.
         if 2 * (1 + spares.len()) < wanted {
+            self.spares.keep(spares).await;
             return self.upload(local, remote, progress).await;
         }
         let job = Job::new(&source, progress);
@@ -90,6 +94,7 @@ impl Uploader {
             }
             // Nobody has got anything of it.
             Err(Failure::NoSftp) if first.known().and_then(Result::err) == Some(NoServer::Ended) => {
+                drop(spares);
                 self.upload(local, remote, progress).await
             }
             Err(Failure::NoSftp) => Err(not_new(connection.lost(), remote, "no sftp server answers".into())),
@@ -125,9 +130,14 @@ impl<'n> New<'n> {
 
     /// Sends bytes of the file, as long as there are any, and behind them the end and the mark.
     async fn bring(&self, sftp: &'n Sftp, flight: Flight<'n>, n: usize) -> Result<(), Failure> {
+        // What it says of itself may come behind all that is under way.
+        let patience = GREETING + Duration::from_secs(self.under_way * self.channels as u64 / SLOW);
         let done = tokio::select! {
             done = self.send(sftp, flight, n) => done,
-            _ = sftp.absent() => Err(Failure::NoSftp),
+            _ = sftp.absent(patience) => {
+                self.job.stop();
+                Err(Failure::NoSftp)
+            }
         };
         match done {
             Err(Failure::There(_)) if sftp.is_absent() => Err(Failure::NoSftp),

@@ -1,92 +1,135 @@
 //! The further channels of an upload. The host may refuse any of them: then there are fewer.
 
-use super::channel::{self, Found, Sftp};
+use super::channel::{self, Found, GREETING, Sftp};
 use super::job::{Failure, Job};
-use crate::session::{Connection, Place};
-use russh::Channel;
-use russh::client::Msg;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use crate::TransportError;
+use crate::session::Connection;
+use futures::future::{Either, join_all, select};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 /// Opens further channels, and keeps those that were opened ahead of an upload.
 pub(super) struct Spares {
     connection: Arc<Connection>,
     /// The host has no place left for one.
-    refused: Arc<AtomicBool>,
-    /// Answers heard over the first channel.
-    first: Arc<AtomicU64>,
-    ready: Mutex<Vec<JoinHandle<Option<Sftp>>>>,
+    refused: AtomicBool,
+    /// The host has answered for the first channel.
+    first: Arc<AtomicBool>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    opening: Option<JoinHandle<Vec<Sftp>>>,
+    ready: Vec<Sftp>,
+}
+
+impl Kept {
+    /// Waits for those that are being opened. Nothing is lost when it is given up.
+    async fn all(&mut self) -> &mut Vec<Sftp> {
+        if let Some(opening) = &mut self.opening {
+            // One that panicked has none.
+            let opened = opening.await.unwrap_or_default();
+            self.opening = None;
+            self.ready.extend(opened);
+        }
+        &mut self.ready
+    }
 }
 
 impl Spares {
-    pub(super) fn new(connection: Arc<Connection>, first: Arc<AtomicU64>) -> Self {
-        Self { connection, refused: Arc::default(), first, ready: Mutex::default() }
+    pub(super) fn new(connection: Arc<Connection>, first: Arc<AtomicBool>) -> Self {
+        Self { connection, refused: AtomicBool::new(false), first, kept: Mutex::default() }
     }
 
-    /// Opens so many in the background.
-    pub(super) fn prepare(&self, count: usize) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.extend((0..count).map(|_| {
-            let (connection, refused) = (self.connection.clone(), self.refused.clone());
-            tokio::spawn(async move { open(&connection, &refused).await })
-        }));
-    }
-
-    /// Whether one more goes back: a host that is full has no place for a command either. And the first channel is not to wait for a
-    /// place because others have it.
-    fn is_full(&self) -> bool {
-        self.refused.swap(false, Ordering::Relaxed) || self.first.load(Ordering::Relaxed) == 0
+    /// Opens the first channel and so many more in the background.
+    pub(super) async fn prepare(&self, first: impl Future<Output = ()> + Send + 'static, count: usize) {
+        let (connection, answered) = (self.connection.clone(), self.first.clone());
+        let opening = tokio::spawn(async move {
+            let (first, more) = (pin!(first), pin!(join_all((0..count).map(|_| open(&connection)))));
+            // All are asked for at once, the first one first, and answered in this order.
+            let (more, first) = match select(first, more).await {
+                Either::Left(((), more)) => (more.await, None),
+                Either::Right((more, first)) => (more, Some(first)),
+            };
+            let mut full = !answered.load(Ordering::Relaxed);
+            let mut opened = Vec::new();
+            for one in more {
+                match one {
+                    Ok(sftp) => opened.push(sftp),
+                    Err(NotOpened::Here) => {}
+                    Err(NotOpened::Refused) => full = true,
+                }
+            }
+            if full {
+                // A host that is full has no place for a command either. And the first is not to wait for a place because others have it.
+                opened.pop();
+            }
+            if let Some(first) = first {
+                first.await;
+            }
+            opened
+        });
+        self.kept.lock().await.opening = Some(opening);
     }
 
     /// Gives back the places of channels that no upload has used.
     pub(super) fn let_go(&self) {
-        for unused in self.ready.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            unused.abort();
+        self.refused.store(false, Ordering::Relaxed);
+        // Else another upload is about to use them.
+        if let Ok(mut kept) = self.kept.try_lock() {
+            if let Some(opening) = kept.opening.take() {
+                opening.abort();
+            }
+            kept.ready.clear();
         }
     }
 
-    /// Those of them that can be used, at most so many, once all are ready or this time is over. The others stay for another upload.
+    /// Takes at most so many of them, once all are ready, if that is in time. The others stay for another upload.
     pub(super) async fn ready(&self, most: usize, patience: Duration) -> Vec<Sftp> {
-        let deadline = Instant::now() + patience;
-        let mut asked = {
-            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = ready.len().saturating_sub(most);
-            ready.split_off(kept)
+        let take = async {
+            let mut kept = self.kept.lock().await;
+            let ready = kept.all().await;
+            let left = ready.len().saturating_sub(most);
+            ready.split_off(left)
         };
-        let mut spares = Vec::new();
-        let mut late = Vec::new();
-        for mut opening in asked.drain(..) {
-            match timeout_at(deadline.into(), &mut opening).await {
-                Ok(opened) => spares.extend(opened.ok().flatten()),
-                Err(_) => late.push(opening),
-            }
-        }
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).extend(late);
-        // All were asked for at once, so all answers are here by now.
-        spares.retain(|_| !self.is_full());
-        spares
+        timeout(patience, take).await.unwrap_or_default()
+    }
+
+    /// Takes them back.
+    pub(super) async fn keep(&self, spares: Vec<Sftp>) {
+        self.kept.lock().await.ready.extend(spares);
     }
 
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
     /// bytes that it has taken fails the upload.
     pub(super) async fn work(&self, job: &Job<'_>, remote: &str, folders: &[&str], under_way: u64) -> Result<(), Failure> {
-        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let opened = match ready {
-            Some(ready) => ready.await.ok().flatten(),
-            None => open(&self.connection, &self.refused).await,
+        let ready = self.kept.lock().await.all().await.pop();
+        let ahead = ready.is_some();
+        let sftp = match ready {
+            Some(ready) => ready,
+            None => match open(&self.connection).await {
+                Ok(sftp) => sftp,
+                Err(NotOpened::Here) => return Ok(()),
+                Err(NotOpened::Refused) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+            },
         };
-        let Some(sftp) = opened else { return Ok(()) };
+        let opened = async { futures::join!(sftp.server(), channel::create(&sftp, folders, remote)) };
         let opened = tokio::select! {
-            // Behind the first answer, by when all channels that were asked for at the same time are answered as well.
-            (server, opened) = async { futures::join!(sftp.server(), channel::create(&sftp, folders, remote)) } => {
-                server.is_ok().then_some(opened)
-            }
-            _ = sftp.absent() => None,
+            (server, opened) = opened => server.is_ok().then_some(opened),
+            _ = sftp.absent(GREETING) => None,
         };
-        let Some(Ok(opened)) = opened.filter(|_| !self.is_full()) else { return Ok(()) };
+        // By now all channels that were asked for at the same time are answered as well. Where the host is full, one goes back, as above.
+        let full = || self.refused.swap(false, Ordering::Relaxed) || !self.first.load(Ordering::Relaxed);
+        let Some(Ok(opened)) = opened.filter(|_| ahead || !full()) else { return Ok(()) };
         if !job.begun().await || matches!(opened.found, Found::Link | Found::Other) {
             return Ok(());
         }
@@ -94,14 +137,19 @@ impl Spares {
     }
 }
 
-async fn open(connection: &Connection, refused: &AtomicBool) -> Option<Sftp> {
-    let (channel, place): (Channel<Msg>, Place) = match connection.open_spare().await? {
-        Ok(opened) => opened,
-        Err(error) => {
-            tracing::debug!(%error, "no further channel");
-            refused.store(true, Ordering::Relaxed);
-            return None;
-        }
+/// Why there is not one more channel.
+enum NotOpened {
+    /// All places are taken on this side.
+    Here,
+    /// The host said no.
+    Refused,
+}
+
+async fn open(connection: &Connection) -> Result<Sftp, NotOpened> {
+    let refused = |error: TransportError| {
+        tracing::debug!(%error, "no further channel");
+        NotOpened::Refused
     };
-    Sftp::open(channel, place).await
+    let (channel, place) = connection.open_spare().await.ok_or(NotOpened::Here)?.map_err(refused)?;
+    Sftp::open(channel, place).await.ok_or(NotOpened::Here)
 }
