@@ -1,4 +1,5 @@
 # RELEASE REQUESTS TAR SERVER SECONDS: makes TAR as REQUESTS (gzip) tell SERVER, an sftp server, to, of what is in RELEASE; it has SECONDS.
+# shellcheck shell=sh
 umask 077
 # Its own: what an orphaned one before us still makes goes nowhere.
 work=$3.made.$$

@@ -16,7 +16,7 @@
 # A private key is only ever in its file, in pipes, and in the interface: in no argument, no variable, no output.
 #
 # shellcheck shell=sh
-# SC2015, SC2153 as in host.sh. SC2030, SC2031: variables that subshells change are meant to be lost. SC2034, SC2154: some are
+# SC2015, SC2153 as in host/base.sh. SC2030, SC2031: variables that subshells change are meant to be lost. SC2034, SC2154: some are
 # host.sh's.
 # shellcheck disable=SC2015,SC2030,SC2031,SC2034,SC2153,SC2154
 

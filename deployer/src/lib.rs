@@ -2,7 +2,7 @@
 //!
 //! [`Controller::run`] takes groups of work, wave by wave, and tells the story as [`roadie_model::event::Event`]s. It decides
 //! nothing about content: that is `roadie_planner`'s part; and changes nothing on a host but through the host script
-//! (`templates/host.sh`), over a [`roadie_transport::Session`].
+//! (`templates/host`), over a [`roadie_transport::Session`].
 
 mod backup;
 mod connect;
@@ -16,6 +16,7 @@ mod observe;
 mod request;
 mod rollout;
 mod run;
+mod script;
 mod shell;
 mod stock;
 mod sudo;
@@ -26,4 +27,5 @@ pub use failure::Failure;
 pub use logs::{ExecResult, LogLine, LogQuery, LogSink};
 pub use mesh::{MeshReport, MeshWork, PortAsked, Reach, Replaced};
 pub use request::{Group, TaskReport, Verb};
+pub use script::HOST_SCRIPT;
 pub use stock::{NoStock, Stock};

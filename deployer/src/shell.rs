@@ -1,6 +1,7 @@
 //! One long-lived `sh` on a host, which loads the host script and is then fed with stages; its answers are tagged lines.
 
 use crate::failure::Failure;
+use crate::script::HOST_SCRIPT;
 use base64::Engine as _;
 use bytes::Bytes;
 use roadie_model::definition::{Lifecycle, RuntimeKind, Scope, Service};
@@ -11,9 +12,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Arc, LazyLock};
 
-/// The only code that changes a host.
-const HOST_SCRIPT: &str = include_str!("../../templates/host.sh");
-/// Loads it there.
+/// Loads the host script there.
 const BOOT_SCRIPT: &str = include_str!("../../templates/boot.sh");
 
 /// What the shell says when it has not this host script. It is answered here.
@@ -381,7 +380,7 @@ pub fn sha256(text: &str) -> String {
 
 /// Sets `u`, without a program where `/proc` is there.
 const EFFECTIVE_UID: &str =
-    r#"while read -r k _ u _; do [ "$k" != Uid: ] || break; done 2>/dev/null </proc/self/status; u=${u:-$(id -u)}"#;
+    r#"u=; while read -r k _ u _; do [ "$k" != Uid: ] || break; done 2>/dev/null </proc/self/status; u=${u:-$(id -u)}"#;
 
 /// The command that becomes the shell.
 fn bootstrap(service: &Service, boot: &str) -> String {

@@ -1,0 +1,170 @@
+//! Functions of the host script by themselves, in the shells that hosts have. Stand-ins take the place of programs.
+
+use roadie_deployer::HOST_SCRIPT;
+use std::path::Path;
+use std::process::Command;
+
+/// A service in the user's own scope, in the folder that is the first argument.
+const USER: &str = r#"
+cd "$1" && mkdir -p home/.config/systemd/user run opt/x/.roadie/records opt/x/releases/new opt/x/releases/old
+NAME=x SCOPE=user LIFE=systemd LOGIN_HOME=$1/home BASE=$1/opt R=@ XDG_RUNTIME_DIR=$1/run
+. ./host.sh
+"#;
+
+/// What the script says, in a folder of its own and in each shell, which must say the same.
+fn says(script: &str) -> String {
+    let [first, second] = ["sh", "bash"].map(|shell| {
+        let folder = tempfile::tempdir().expect("a folder");
+        said(shell, script, folder.path()).replace(&folder.path().display().to_string(), "HERE")
+    });
+    assert_eq!(first, second, "sh and bash differ");
+    first
+}
+
+fn said(shell: &str, script: &str, folder: &Path) -> String {
+    std::fs::write(folder.join("host.sh"), HOST_SCRIPT).expect("writes");
+    let output = Command::new(shell).args(["-c", script, shell]).arg(folder).output().expect("runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A package that a stand-in for perl makes; behind it come more stand-ins, and the step.
+const BEFORE: &str = r#"
+cd "$1" && mkdir -p home/.roadie/incoming opt/x/.roadie opt/x/releases/old made && echo one >made/a && echo two >made/b &&
+  tar -cf new.tar -C made a b && id=$(sha256sum <new.tar | cut -c1-64) && echo patch | gzip >"home/.roadie/incoming/x.$id.patch.gz"
+NAME=x SCOPE=system LIFE=systemd LOGIN_HOME=$1/home BASE=$1/opt R=@ HERE=$1
+. ./host.sh
+perl() { cat >/dev/null; cat "$HERE/new.tar"; }
+"#;
+const AFTER: &str = r#"
+if unpack_patch new "$id" - old script; then said="done $(cat opt/x/releases/.tmp-new/a)"; else said="$kind: $reason"; fi
+printf '%s, %s left' "$said" "$(ls -A home/.roadie/incoming opt/x/.roadie opt/x/releases/.tmp-new 2>/dev/null | grep -c '[.]gz\|^a$')"
+"#;
+
+#[test]
+fn a_difference_counts_when_all_who_make_it_did_well() {
+    let fails = "patch: the patch does not fit release old";
+    let trials = [
+        ("", "done one, 1 left".to_owned()),
+        ("perl() { cat >/dev/null; echo 'ERROR: ld.so: what it says' >&2; cat \"$HERE/new.tar\"; }", "done one, 1 left".into()),
+        ("perl() { head -c 512 \"$HERE/new.tar\"; echo oops >&2; return 1; }", format!("{fails}: oops, 0 left")),
+        ("perl() { cat \"$HERE/new.tar\"; echo more; }", format!("{fails}, 0 left")),
+        ("tar() { cat >/dev/null; echo full >&2; return 2; }", format!("{fails}: cannot unpack: full, 0 left")),
+        ("tar() { cat >/dev/null; return 2; }", format!("{fails}: cannot unpack: , 0 left")),
+        // Its first words depend on the shell.
+        ("tar() { sh -c 'cat >/dev/null; kill -KILL $$' 2>/dev/null; }", format!("{fails}: cannot unpack: ")),
+        ("tee() { head -c 1024; }", fails.into()),
+        ("sha256sum() { cat >/dev/null; return 1; }", fails.into()),
+    ];
+    for shell in ["sh", "bash"] {
+        for (stand_ins, expected) in &trials {
+            let folder = tempfile::tempdir().expect("a folder");
+            let heard = said(shell, &format!("{BEFORE}{stand_ins}{AFTER}"), folder.path());
+            assert!(heard.starts_with(expected), "{shell}, {stand_ins}: {heard}");
+        }
+    }
+}
+
+#[test]
+fn only_a_usual_unit_is_enabled_without_systemd() {
+    let trials = [
+        ("[Unit]\nA=b\n[Install]\nWantedBy=default.target", "link"),
+        ("[Install]\nWantedBy=default.target\n# Alias=y.service\n\n", "link"),
+        ("[Install]\nWantedBy=default.target\nAlias=y.service", "enable"),
+        ("[Install]\nWantedBy=default.target other.target", "enable"),
+        ("[Install]\nWantedBy=other.target", "enable"),
+        ("[Install]\nWantedBy=default.target\nWantedBy=other.target", "enable"),
+        ("[Install]\n WantedBy=default.target", "enable"),
+        ("[Service]\nWantedBy=default.target", "enable"),
+        ("", "enable"),
+    ];
+    for (unit, expected) in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            systemctl() {{ echo "$2"; }}
+            printf '{unit}' >"$UNIT_DIR/$UNIT"
+            enable_unit
+            if [ "$UNIT_DIR/$WANTS/$UNIT" -ef "$UNIT_DIR/$UNIT" ]; then echo link; else echo "$err" | cut -d' ' -f1; fi"#
+        ));
+        assert_eq!(heard.trim_end(), expected, "{unit}");
+    }
+}
+
+#[test]
+fn only_systemd_waiting_for_the_service_saves_asking() {
+    let trials = [
+        ("Type=notify", "", "c0ffee 0 active"),
+        ("Type=simple", "", "asked"),
+        ("Type=notify\nType=exec", "", "asked"),
+        ("Type=exec\nType=notify", "", "c0ffee 0 active"),
+        ("#Type=notify", "", "asked"),
+        ("Type=notify-reload", "", "asked"),
+        ("", "", "asked"),
+        // Somebody has more to say about the unit.
+        ("Type=notify", r#"mkdir "$UNIT_DIR/$UNIT.d""#, "asked"),
+        // It did not say where it notes its starts.
+        ("Type=notify", r#"rm "run/systemd/units/invocation:$UNIT""#, "asked"),
+    ];
+    for (unit, but, expected) in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            mkdir -p run/systemd/units && ln -s c0ffee "run/systemd/units/invocation:$UNIT"
+            printf '[Service]\n{unit}' >"$UNIT_DIR/$UNIT"
+            {but}
+            if said_ready; then echo "$inv $ups $state"; else echo asked; fi"#
+        ));
+        assert_eq!(heard.trim_end(), expected, "{unit}, {but}");
+    }
+}
+
+#[test]
+fn what_does_not_reach_the_disk_stops_a_run_that_has_no_way_back_there() {
+    let script = |sync: &str, before: &str| {
+        format!(
+            r#"{USER}
+            sync() {{ {sync}; }}
+            start_anew() {{ echo started; }}
+            echo 'verified p 1 1 v' >"$S/records/new"
+            {before}
+            record new active && restart && echo done || echo "failed: $reason"
+            echo "$(cut -d' ' -f1,2,3,5 "$S/records/new")${{unsettled:+, unsettled}}${{note:+, $note}}""#
+        )
+    };
+    let guarded = r#"echo 'old 1 new 1 0 boot 99 9' >"$S/guard""#;
+    let heard = says(&script(":", ""));
+    assert_eq!(heard, "started\ndone\nactive p 0 v\n");
+    // Nothing leads back, so it must not start.
+    let heard = says(&script("return 1", ""));
+    assert!(heard.starts_with("failed: cannot write into "), "{heard}");
+    assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{heard}");
+    // The guard does: it starts beside the disk, and is then seen to have failed.
+    let heard = says(&script("return 1", guarded));
+    assert!(heard.starts_with("started\nfailed: cannot sync "), "{heard}");
+    assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{heard}");
+    // On the way back a service that runs is worth more.
+    let heard = says(&script("return 1", "UNDOING=1"));
+    assert!(heard.starts_with("started\ndone\nverified p 1 v, could not write "), "{heard}");
+}
+
+#[test]
+fn a_timer_that_was_made_early_is_the_guards_only_while_it_ends_soon_enough() {
+    for (late, timers) in [(0, "one"), (4, "one"), (5, "one two"), (60, "one two")] {
+        let heard = says(&format!(
+            r#"{USER}
+            by_systemd() {{ :; }}
+            boot_guard() {{ :; }}
+            run_timer() {{ echo timer >>made; }}
+            stop_timer() {{ echo stopped; }}
+            uptime_s() {{ up=$clock; }}
+            EPOCH=1 clock=100
+            get_ready 30
+            clock=$((clock + {late}))
+            arm_guard old new 1 30 9 || echo "failed: $reason"
+            wait
+            set -- one two three
+            for made in $(cat made); do printf '%s ' "$1"; shift; done
+            cut -d' ' -f7 "$S/guard""#
+        ));
+        let deadline = 130 + late;
+        assert_eq!(heard, format!("{timers} {deadline}\n"), "{late} s");
+    }
+}
