@@ -25,6 +25,8 @@ const REQUEST_TIMEOUT_S: u64 = 600;
 const SMALL_TIMEOUT_S: u64 = 20;
 /// A server that has nothing else to do says so soon what it is.
 pub(super) const GREETING: Duration = Duration::from_secs(SMALL_TIMEOUT_S);
+/// One that does not know what it is asked for beside that may not even say so.
+const LIMITS: Duration = Duration::from_secs(SMALL_TIMEOUT_S / 2);
 /// With less than this free, a write that failed did so for want of space.
 const NEARLY_FULL: u64 = 1 << 20;
 /// Copies between open files, on the server: draft-ietf-secsh-filexfer-extensions-00, section 7.
@@ -239,13 +241,13 @@ async fn greeted(raw: &RawSftpSession, ended: oneshot::Receiver<bool>) -> Greeti
         // With the end of a channel its requests fail.
         biased;
         heard = ended => return Err(if heard == Ok(false) { NoServer::Ended } else { NoServer::Strange }),
-        both = async { futures::join!(raw.init(), raw.limits()) } => both,
+        both = async { futures::join!(raw.init(), tokio::time::timeout(LIMITS, raw.limits())) } => both,
     };
     let version = version.map_err(|error| {
         tracing::debug!(%error, "no sftp here, uploads go through a shell");
         NoServer::Strange
     })?;
-    let allowed = limits.ok().map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
+    let allowed = limits.ok().and_then(Result::ok).map(|l| l.max_write_len).filter(|bytes| *bytes > 0);
     Ok(Server {
         write: allowed.map_or(SAFE_WRITE, |bytes| usize::try_from(bytes).unwrap_or(MAX_WRITE).min(MAX_WRITE)),
         copies: version.extensions.contains_key(COPY_DATA),

@@ -1,6 +1,6 @@
 //! One upload: what is still to be sent, taken piece by piece by as many channels as there are.
 
-use super::channel::Sftp;
+use super::channel::{NoServer, Sftp};
 use super::source::Source;
 use crate::{Progress, Sent, TransportError, link};
 use futures::StreamExt as _;
@@ -23,7 +23,7 @@ pub(super) enum Failure {
     /// The host's answer, to be explained.
     There(SftpError),
     /// The host has no sftp.
-    NoSftp,
+    NoSftp(NoServer),
 }
 
 impl From<TransportError> for Failure {

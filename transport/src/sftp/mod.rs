@@ -3,7 +3,7 @@
 
 use crate::session::Connection;
 use crate::{Progress, Sent, TransportError};
-use channel::{Found, GREETING, Opened, Server, Sftp};
+use channel::{Found, GREETING, NoServer, Opened, Server, Sftp};
 use job::{Failure, Job};
 use russh_sftp::client::error::Error as SftpError;
 use source::Source;
@@ -66,19 +66,19 @@ impl Opening {
         (sftp, here)
     }
 
-    /// The channel and the server behind it. `None` when the host has no sftp.
-    async fn get(&self) -> Option<Ready<()>> {
+    /// The channel and the server behind it.
+    async fn get(&self) -> Result<Ready<()>, Failure> {
         self.get_and(&mut 0, async |_| ()).await
     }
 
     /// Does `then` as well, in the same flight, if it was this call that opened the channel.
-    async fn get_and<T>(&self, waits: &mut u64, then: impl AsyncFnOnce(&Sftp) -> T) -> Option<Ready<T>> {
+    async fn get_and<T>(&self, waits: &mut u64, then: impl AsyncFnOnce(&Sftp) -> T) -> Result<Ready<T>, Failure> {
         let (sftp, here) = self.channel(waits).await;
-        let sftp = sftp?;
+        let sftp = sftp.ok_or(Failure::NoSftp(NoServer::Ended))?;
         if let Some(known) = sftp.known()
             && !here
         {
-            return known.ok().map(|server| Ready { sftp, server, done: None });
+            return known.map(|server| Ready { sftp, server, done: None }).map_err(Failure::NoSftp);
         }
         *waits += 1;
         let then = async { if here { Some(then(&sftp).await) } else { None } };
@@ -86,7 +86,7 @@ impl Opening {
             both = async { futures::join!(sftp.server(), then) } => both,
             why = sftp.absent(GREETING) => (Err(why), None),
         };
-        server.ok().map(|server| Ready { sftp, server, done })
+        server.map(|server| Ready { sftp, server, done }).map_err(Failure::NoSftp)
     }
 
     /// Whether it turned out that the host has no sftp.
@@ -146,18 +146,18 @@ impl Uploader {
         };
         match done {
             Ok(()) => Ok(job.sent()),
-            Err(Failure::NoSftp) => exec::upload(connection, &source, remote, progress).await,
+            Err(Failure::NoSftp(_)) => exec::upload(connection, &source, remote, progress).await,
             Err(Failure::Here(error)) => Err(error),
             Err(Failure::There(error)) => Err(match self.opening.get().await {
-                Some(ready) => ready.sftp.explain(connection, remote, &error).await,
-                None => channel::unexplained(connection, remote, &error),
+                Ok(ready) => ready.sftp.explain(connection, remote, &error).await,
+                Err(_) => channel::unexplained(connection, remote, &error),
             }),
         }
     }
 
     /// Whether the server has `copy-data`.
     pub(crate) async fn copies_files(&self) -> bool {
-        self.opening.get().await.is_some_and(|ready| ready.server.copies)
+        self.opening.get().await.is_ok_and(|ready| ready.server.copies)
     }
 
     /// Makes the file, finds out what is to be sent, and sends of it what no other channel takes.
@@ -167,7 +167,7 @@ impl Uploader {
         let got = self.opening.get_and(&mut waits, async |sftp| channel::create(sftp, folders, remote).await).await;
         // Only what this upload had to wait for: the rest was heard beside other work.
         connection.round_trips.add(waits);
-        let Ready { sftp, done: created, .. } = got.ok_or(Failure::NoSftp)?;
+        let Ready { sftp, done: created, .. } = got?;
         let sftp = &*sftp;
         let mut opened = self.create(sftp, remote, created).await?;
         let size = job.source.size();
@@ -210,7 +210,7 @@ impl Uploader {
         if job.sent().resumed == 0 {
             return Ok(());
         }
-        let ready = self.opening.get().await.ok_or(Failure::NoSftp)?;
+        let ready = self.opening.get().await?;
         let there = ready.sftp.raw.lstat(remote).await?.attrs.size;
         self.opening.connection.round_trips.count();
         if there != Some(job.source.size()) {

@@ -69,6 +69,7 @@ impl Uploader {
         tracing::debug!(remote, bytes = source.size(), channels, under_way, "upload of a new file");
         // Another upload may have come between.
         let Some(over_first) = new.begin(&first) else {
+            self.spares.keep(spares).await;
             return self.upload(local, remote, progress).await;
         };
         let over_spares = spares.iter().filter_map(|sftp| Some((sftp, new.begin(sftp)?)));
@@ -93,11 +94,11 @@ impl Uploader {
                 Err(not_new(connection.lost(), remote, channel::plain(&error)))
             }
             // Nobody has got anything of it.
-            Err(Failure::NoSftp) if first.known().and_then(Result::err) == Some(NoServer::Ended) => {
+            Err(Failure::NoSftp(NoServer::Ended)) if first.is_absent() => {
                 drop(spares);
                 self.upload(local, remote, progress).await
             }
-            Err(Failure::NoSftp) => Err(not_new(connection.lost(), remote, "no sftp server answers".into())),
+            Err(Failure::NoSftp(_)) => Err(not_new(connection.lost(), remote, "no sftp server answers".into())),
         }
     }
 }
@@ -131,17 +132,18 @@ impl<'n> New<'n> {
     /// Sends bytes of the file, as long as there are any, and behind them the end and the mark.
     async fn bring(&self, sftp: &'n Sftp, flight: Flight<'n>, n: usize) -> Result<(), Failure> {
         // What it says of itself may come behind all that is under way.
-        let patience = GREETING + Duration::from_secs(self.under_way * self.channels as u64 / SLOW);
+        let before = (self.under_way * self.channels as u64).min(self.job.source.size());
+        let patience = GREETING + Duration::from_secs(before / SLOW);
         let done = tokio::select! {
             done = self.send(sftp, flight, n) => done,
-            _ = sftp.absent(patience) => {
+            why = sftp.absent(patience) => {
                 self.job.stop();
-                Err(Failure::NoSftp)
+                Err(Failure::NoSftp(why))
             }
         };
-        match done {
-            Err(Failure::There(_)) if sftp.is_absent() => Err(Failure::NoSftp),
-            done => done,
+        match (done, sftp.known()) {
+            (Err(Failure::There(_)), Some(Err(why))) => Err(Failure::NoSftp(why)),
+            (done, _) => done,
         }
     }
 

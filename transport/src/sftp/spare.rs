@@ -83,15 +83,17 @@ impl Spares {
         self.refused.store(false, Ordering::Relaxed);
         // Else another upload is about to use them.
         if let Ok(mut kept) = self.kept.try_lock() {
-            if let Some(opening) = kept.opening.take() {
-                opening.abort();
-            }
+            // Those that are just being opened are closed as soon as they are open: the host has to hear of it.
+            kept.opening = None;
             kept.ready.clear();
         }
     }
 
     /// Takes at most so many of them, once all are ready, if that is in time. The others stay for another upload.
     pub(super) async fn ready(&self, most: usize, patience: Duration) -> Vec<Sftp> {
+        if most == 0 {
+            return Vec::new();
+        }
         let take = async {
             let mut kept = self.kept.lock().await;
             let ready = kept.all().await;
@@ -103,7 +105,9 @@ impl Spares {
 
     /// Takes them back.
     pub(super) async fn keep(&self, spares: Vec<Sftp>) {
-        self.kept.lock().await.ready.extend(spares);
+        if !spares.is_empty() {
+            self.kept.lock().await.ready.extend(spares);
+        }
     }
 
     /// Takes part in `job` over one more channel. Ends without failure when there is none to be had: only what goes wrong with
