@@ -1,4 +1,5 @@
-# RELEASE REQUESTS TAR SERVER SECONDS: makes TAR as REQUESTS (gzip) tell SERVER, an sftp server, to, of what is in RELEASE; it has SECONDS.
+# RELEASE REQUESTS TAR SERVER SECONDS MARK: makes TAR as REQUESTS (gzip) tell SERVER, an sftp server, to, of what is in RELEASE; it has
+# SECONDS. The folder MARK tells those who wait for TAR that it is there.
 # shellcheck shell=sh
 umask 077
 # Its own: what an orphaned one before us still makes goes nowhere.
@@ -23,7 +24,7 @@ rm -rf "$3" "$3".made.* && mkdir "$work" && ln -s "$(cd "$1" && pwd)" "$work/old
   wait
   # What it says to the end of the requests.
   [ "$code" = 11 ] || { echo "$4 ended with $code" >&2; exit 1; }
-) && mv "$work/new" "$3"
+) && mv "$work/new" "$3" && mkdir "$6"
 code=$?
 rm -rf "$work"
 exit "$code"

@@ -200,14 +200,16 @@ fn has_sftp_server() -> bool {
 /// What a host's shell makes of requests with a server, in `folder`; or what it says.
 fn copied(requests: &[u8], folder: &Path, server: &Path, seconds: &str) -> Result<Vec<u8>, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/copied.sh");
-    let (parcel, tar) = (folder.join("requests.gz"), folder.join("tar"));
+    let (parcel, tar, mark) = (folder.join("requests.gz"), folder.join("tar"), folder.join("mark"));
     let mut gzip = roadie_packager::gzip::Gzip::new(std::fs::File::create(&parcel).expect("creates"), 1).expect("starts");
     gzip.write_all(requests).expect("writes");
     gzip.finish().expect("finishes");
-    let output = Command::new("sh").arg(script).arg(folder).args([&parcel, &tar]).arg(server).arg(seconds).output().expect("sh");
+    let words = [folder, &parcel, &tar, server, Path::new(seconds), &mark];
+    let output = Command::new("sh").arg(script).args(words).output().expect("sh");
     let left = std::fs::read_dir(folder).expect("lists").filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()));
     let left: Vec<String> = left.filter(|name| name.contains("made") || name.contains("requests")).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
+    assert_eq!(std::fs::remove_dir(mark).is_ok(), output.status.success(), "nobody waits for what is not there");
     if output.status.success() {
         Ok(std::fs::read(tar).expect("reads"))
     } else {

@@ -95,15 +95,16 @@ async fn the_old_release_and_the_patch_give_the_new_package() {
     assert!(copied.bytes < 4000 && delta.means == Means::Perl, "{} bytes", copied.bytes);
     assert_eq!(copied.means, Means::Copies);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../templates/copied.sh");
-    let (requests, tar) = (place.folder.path().join("requests.gz"), place.folder.path().join("tar"));
+    let [requests, tar, mark] = ["requests.gz", "tar", "mark"].map(|name| place.folder.path().join(name));
     std::fs::copy(&copied.file, &requests).expect("copies");
     let server = Path::new("/usr/lib/openssh/sftp-server");
     assert!(server.exists() || std::env::var_os("ROADIE_REQUIRE_LAB").is_none(), "{} is missing", server.display());
     if server.exists() {
-        let words = [requests.as_path(), &tar, server, Path::new("20")];
+        let words = [requests.as_path(), &tar, server, Path::new("20"), &mark];
         let output = Command::new("sh").arg(script).arg(release.path()).args(words).output().expect("sh");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(sha256(&std::fs::read(tar).expect("reads")), new.id.as_str());
+        assert!(mark.is_dir());
     }
 }
 

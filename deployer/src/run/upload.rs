@@ -287,6 +287,8 @@ impl Transfer<'_> {
             Means::Perl => self.send(&Parcel::of(delta), &format!("{}.patch.gz", package.id), &self.mark).await,
             Means::Copies => {
                 let (requests, tar) = (format!("{}.requests.gz", package.id), format!("{}.tar", package.id));
+                // By when all has arrived there is a channel for the command.
+                self.session.prepare_command();
                 // What arrives is not yet what the host waits for.
                 match self.send(&Parcel::of(delta), &requests, &unseen(&self.mark)).await {
                     Ok(bytes) => self.complete(base, &requests, &tar).await.map(|()| bytes),
@@ -303,7 +305,9 @@ impl Transfer<'_> {
         let facts = &self.plan.assumes;
         let release = format!("{}/releases/{base}", facts.root);
         let (server, seconds) = (facts.sftp_server.as_deref().unwrap_or_default(), COPIED.as_secs().to_string());
-        let words = [&release, &self.incoming(requests), &self.incoming(tar), server, &seconds].map(quote).join(" ");
+        // As an upload over one channel makes it.
+        let mark = format!("{}.1.1", self.incoming(&self.mark));
+        let words = [&release, &self.incoming(requests), &self.incoming(tar), server, &seconds, &mark].map(quote).join(" ");
         tokio::time::timeout(COMPLETED, lay_down(&self.session, &words))
             .await
             .unwrap_or_else(|_| Err(Failure::new(Outcome::FailedUnchanged, "the host takes too long to complete what was sent")))
