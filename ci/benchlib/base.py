@@ -31,8 +31,8 @@ class Check:
     limit: float
     unit: str
     most: bool
-    # Why this machine cannot show it, if that is so.
-    unless: str = ""
+    # What there is to say when it is missed. It is missed all the same.
+    because: str = ""
 
     @property
     def ok(self):
@@ -40,7 +40,7 @@ class Check:
 
     def row(self):
         word = "at most" if self.most else "at least"
-        came_out = "ok" if self.ok else self.unless or "NO"
+        came_out = "ok" if self.ok else f"NO ({self.because})" if self.because else "NO"
         return [self.line, self.what, number(self.measured, self.unit), f"{word} {number(self.limit, self.unit)}", came_out]
 
 
@@ -54,8 +54,8 @@ class Section:
     checks: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
 
-    def most(self, line, what, measured, limit, unit="s", unless=""):
-        self.checks.append(Check(line, what, measured, limit, unit, True, unless))
+    def most(self, line, what, measured, limit, unit="s", because=""):
+        self.checks.append(Check(line, what, measured, limit, unit, True, because))
 
     def least(self, line, what, measured, limit, unit="x"):
         self.checks.append(Check(line, what, measured, limit, unit, False))

@@ -81,13 +81,13 @@ def real_fleet(section, folder, options):
         for delay in (LONG, LONGER):
             one, many = found[1, delay][kind], found[ten, delay][kind]
             there = os.cpu_count() * 1.5 * one.took
-            unless = f"cores: {many.core_seconds:.2f} core-seconds, {there:.2f} in that time" if many.core_seconds > there else ""
-            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, 1.5, "x", unless)
+            because = f"{many.core_seconds:.2f} core-seconds, {there:.2f} in that time" if many.core_seconds > there else ""
+            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, 1.5, "x", because)
         section.most("5", f"{kind} on {most} hosts: client CPU for each", found[most, LONG][kind].client_ms, 15, "ms")
         section.most("5", f"{kind} on {most} hosts: client memory", found[most, LONG][kind].memory, 100, "MB")
     section.notes.append(
-        "The hosts share this machine's cores, and core-seconds are those of hosts and client together: where they are more than all "
-        "cores have in the time that is asked for, nobody could deploy in that time here."
+        "The hosts share this machine's cores, and core-seconds are those of hosts and client together, roadie's part of them included. "
+        "Where they are more than all cores have in the time that is asked for, that much work cannot be done in it here."
     )
 
 
