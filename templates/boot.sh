@@ -15,9 +15,8 @@ KEPT=
 if [ -n "$GIVEN" ]; then
   SCRIPT=$(printf %s "$GIVEN" | base64 -d 2>/dev/null | gzip -dc 2>/dev/null)
 else
-  # Read once: what is carried out is what was looked at.
-  SCRIPT=$(cat "$BASE/$NAME/.roadie/host.sh" 2>/dev/null)
-  KEPT=$(printf %s "$SCRIPT" | sha256sum 2>/dev/null)
+  # One file, whatever has its name meanwhile: what is carried out is what was looked at.
+  { SCRIPT=$(cat <&3) KEPT=$(sha256sum </proc/self/fd/3); } 2>/dev/null 3<"$BASE/$NAME/.roadie/host.sh"
   if [ "${KEPT%% *}" != "$SHA256" ]; then KEPT='' SCRIPT=''; fi
 fi
 if [ -z "$SCRIPT" ]; then

@@ -350,7 +350,8 @@ fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
 
 /// Loads the host script, carries out `first`, then what is sent.
 fn boot(service: &Service, tag: &str, first: &str, give: bool) -> String {
-    static SHA256: LazyLock<String> = LazyLock::new(|| sha256(HOST_SCRIPT.trim_end()));
+    // As a file, which it becomes on the host.
+    static SHA256: LazyLock<String> = LazyLock::new(|| sha256(&format!("{}\n", HOST_SCRIPT.trim_end())));
     static PACKED: LazyLock<String> = LazyLock::new(|| packed(HOST_SCRIPT.trim_end()));
     let given = if give { PACKED.as_str() } else { "''" };
     format!(

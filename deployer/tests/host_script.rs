@@ -151,7 +151,6 @@ fn a_timer_that_was_made_early_is_the_guards_only_while_it_ends_soon_enough() {
         let heard = says(&format!(
             r#"{USER}
             by_systemd() {{ :; }}
-            boot_guard() {{ :; }}
             run_timer() {{ echo timer >>made; }}
             stop_timer() {{ echo stopped; }}
             uptime_s() {{ up=$clock; }}
@@ -166,5 +165,88 @@ fn a_timer_that_was_made_early_is_the_guards_only_while_it_ends_soon_enough() {
         ));
         let deadline = 130 + late;
         assert_eq!(heard, format!("{timers} {deadline}\n"), "{late} s");
+    }
+}
+
+#[test]
+fn a_run_begins_with_one_wait_for_the_disk() {
+    let script = |sync: &str, before: &str| {
+        format!(
+            r#"{USER}
+            sync() {{ for file; do printf '%s ' "${{file##*/}}"; done; {sync}; }}
+            SCRIPT='echo script'
+            {before}
+            if begin_run me; then echo "began"; else echo "$kind: $reason"; fi
+            cat "$S/epoch"; ls "$S"; stat -c %a "$S/host.sh"
+            grep -c '"begin","detail":"me"' "$S/journal.jsonl""#
+        )
+    };
+    let first = says(&script(":", ""));
+    assert_eq!(first, "host.sh.new epoch.new journal.jsonl began\n1 @\nepoch\nhost.sh\njournal.jsonl\nrecords\n600\n1\n");
+    let again = says(&script(":", r#"echo '4 @other' >"$S/epoch"; echo 'echo script' >"$S/host.sh"; chmod 600 "$S/host.sh""#));
+    assert_eq!(again, "epoch.new journal.jsonl began\n5 @\nepoch\nhost.sh\njournal.jsonl\nrecords\n600\n1\n");
+    // What did not get to the disk is not there.
+    let full = says(&script("return 1", r#"echo '4 @other' >"$S/epoch"; echo other >"$S/host.sh"; chmod 600 "$S/host.sh""#));
+    assert!(full.starts_with("host.sh.new epoch.new journal.jsonl failed: cannot write "), "{full}");
+    assert!(full.contains("\n4 @other\nepoch\nhost.sh\njournal.jsonl\nrecords\n"), "{full}");
+}
+
+#[test]
+fn the_guard_comes_last_and_its_unit_names_any_folder() {
+    let script = |sync: &str| {
+        format!(
+            r#"{USER}
+            BASE='/a "b\c" 100%'
+            by_systemd() {{ :; }}
+            sync() {{ for file; do printf '%s ' "${{file##*/}}"; done; {sync}; }}
+            g_back=old g_epoch=1 g_to=new g_runs=1 g_tries=0 g_boot=b g_deadline=9 g_grace=9
+            if lay_guard old; then echo laid; else echo failed; fi
+            cat "$S/guard" 2>/dev/null
+            grep BASE "$UNIT_DIR/$BOOT_UNIT" 2>/dev/null
+            readlink "$UNIT_DIR/$WANTS/$BOOT_UNIT""#
+        )
+    };
+    let unit = "roadie-boot-x.service";
+    assert_eq!(
+        says(&script(":")),
+        format!(
+            "{unit}.new guard.new journal.jsonl .roadie user default.target.wants laid\nold 1 new 1 0 b 9 9\n\
+             Environment=\"BASE=/a \\\"b\\\\c\\\" 100%%\"\n../{unit}\n"
+        )
+    );
+    assert_eq!(says(&script("return 1")), format!("{unit}.new guard.new failed\n../{unit}\n"));
+}
+
+#[test]
+fn a_file_for_root_is_closed_to_others_and_never_where_a_link_leads() {
+    let heard = says(&format!(
+        r#"{USER}
+        write secret 600 text && write open 644 text && stat -c %a secret open
+        echo >elsewhere && ln -s elsewhere link
+        write link 644 text || echo refused
+        (cd / && write /proc/none 600 text) || echo failed
+        echo >after && stat -c %a after"#
+    ));
+    assert_eq!(heard, "600\n644\nrefused\nfailed\n644\n");
+}
+
+#[test]
+fn a_link_that_is_right_is_left_alone() {
+    let trials = [
+        ("ln -s ../$UNIT", "left"),
+        ("ln -s $UNIT_DIR/$UNIT", "left"),
+        ("ln -s ../other", "ln"),
+        ("ln $UNIT_DIR/$UNIT", "ln"),
+        (":", "ln"),
+    ];
+    for (made, expected) in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            mkdir "$UNIT_DIR/$WANTS"; printf '[Install]\nWantedBy=default.target\n' | tee "$UNIT_DIR/other" >"$UNIT_DIR/$UNIT"
+            {made} "$UNIT_DIR/$WANTS/$UNIT"
+            ln() {{ err=ln; echo ln; }}
+            said=$(enable_unit; echo "${{err:-left}}"); echo "${{said%%$NL*}}""#
+        ));
+        assert_eq!(heard.trim_end(), expected, "{made}");
     }
 }

@@ -91,18 +91,30 @@ bad() { # KIND TEXT
 }
 # Writes a file so that it is there whole or not at all.
 put() { # PATH MODE TEXT
+  write_new "$1" "$2" "$3" && replace "$1.new"
+}
+# Writes what a file is to be, beside it.
+write_new() { # PATH MODE TEXT
   if [ -e "$1.new" ]; then rm -f "$1.new" || return 1; fi
-  write "$1.new" "$2" "$3" && sync "$1.new" && mv -f "$1.new" "$1"
+  write "$1.new" "$2" "$3"
+}
+# Puts what was written beside files in their places, durable before it has their names; with one wait for the disk, also for what
+# else is named.
+replace() { # FILE.new... [FILES...]
+  sync "$@" || return 1
+  for new; do
+    case $new in *.new) mv -f "$new" "${new%.new}" || return 1 ;; esac
+  done
 }
 # Writes a new file. It has no more than its mode from its first moment.
-write() { # PATH MODE TEXT
+write() { # PATH MODE(644|600) TEXT
   # Not where somebody else's link leads.
   [ ! -L "$1" ] || return 1
-  case $2 in
-    644) printf %s "$3" 2>/dev/null >"$1" ;;
-    600) (umask 077; printf %s "$3" >"$1") 2>/dev/null ;;
-    *) (umask 077; printf %s "$3" >"$1") 2>/dev/null && chmod "$2" "$1" ;;
-  esac
+  if [ "$2" = 600 ]; then umask 077; fi
+  printf %s "$3" 2>/dev/null >"$1"
+  wrote=$?
+  umask 022
+  return $wrote
 }
 # Notes what happened, durable together with the files and folders that are named.
 journal() { # EVENT DETAIL [PATHS...]
@@ -163,7 +175,7 @@ current_id() { # -> $cur
     cur=$PWD
     cd /
   else
-    cur=$(readlink "$ROOT/current" 2>/dev/null) || { cur=; return 1; }
+    [ -L "$ROOT/current" ] && cur=$(readlink "$ROOT/current" 2>/dev/null) || { cur=; return 1; }
   fi
   cur=${cur##*/}
 }

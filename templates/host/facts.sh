@@ -2,12 +2,10 @@
 
 observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   # Beside the rest: each of these programs takes a millisecond, and systemctl some. One that hangs must not keep the lock.
-  ( exec 9>&-; machine_facts ) &
+  ( exec 9>&-; machine_facts; tool_facts "$@" ) &
   machine=$!
   ( exec 9>&-; disk_facts ) &
   disk=$!
-  ( exec 9>&-; tool_facts "$@" ) &
-  tools=$!
   service_facts
   if first_line "$S/epoch"; then fact "epoch $line"; fi
   if current_id; then
@@ -20,7 +18,7 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
     sums=$NL$(sha256sum "$ROOT"/releases/*/MANIFEST "$UNIT_DIR/$UNIT" 2>/dev/null)$NL
   fi
   # What follows may be long, and bash writes long lines in pieces.
-  wait $machine $disk $tools
+  wait $machine $disk
   for f in "$S"/records/*; do
     case $f in *.new) continue ;; esac
     first_line "$f" || continue
@@ -145,7 +143,8 @@ loose_parents() {
   done
   # The longest name, which is the nearest to us, comes first.
   # shellcheck disable=SC2012 # the names are ours
-  ls -ldnrL "$@" 2>/dev/null | while read -r mode _ user group rest; do
+  while read -r mode _ user group rest; do
+    [ -n "$rest" ] || continue
     parent=/${rest#* /}
     case $mode in
       ????????w[tT]*) ;;
@@ -153,7 +152,9 @@ loose_parents() {
       ?????w*) if [ "$group" != 0 ]; then fact "loose $parent group $group"; fi ;;
     esac
     if [ "$user" != 0 ]; then fact "loose $parent user $user"; fi
-  done
+  done <<END
+$(ls -ldnrL "$@" 2>/dev/null)
+END
 }
 foreign_listener() { # PORT: who listens on it, unless it is what is left of our own service
   hex=$(printf %04X "$1")
@@ -181,13 +182,15 @@ service_facts() {
   life_of "$ROOT/current"
   if [ "$life" = systemd ]; then
     systemd_answers || return 0
+    # Not by `sc`: that would be another process of the shell.
+    # shellcheck disable=SC2086 # one flag or none
     while IFS= read -r line; do
       fact "unit_state $line"
       case $line in ActiveState=active|ActiveState=inactive) may_have_failed= ;; esac
       # One that it still remembers as failed is not looked for again.
       case $line in LoadState=*) unit_load=${line#*=} ;; ActiveState=inactive) ;; ActiveState=*) unit_load= ;; esac
     done <<END
-$(sc show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null)
+$(systemctl $USER_FLAG show "$UNIT" -p LoadState,ActiveState,SubState,Result,ExecMainStatus,InvocationID,MainPID,NRestarts,ActiveEnterTimestampMonotonic 2>/dev/null)
 END
     IFS=' ' read -r line _ </proc/uptime
     fact "uptime $line"

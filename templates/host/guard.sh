@@ -11,9 +11,9 @@ read_guard() {
   [ $# -eq 8 ] || return 1
   g_back=$1 g_epoch=$2 g_to=$3 g_runs=$4 g_tries=$5 g_boot=$6 g_deadline=$7 g_grace=$8
 }
-write_guard() { put_guard && sync "$S"; }
-put_guard() {
-  put "$S/guard" 600 "$g_back $g_epoch $g_to $g_runs $g_tries $g_boot $g_deadline $g_grace
+write_guard() { new_guard && replace "$S/guard.new" && sync "$S"; }
+new_guard() {
+  write_new "$S/guard" 600 "$g_back $g_epoch $g_to $g_runs $g_tries $g_boot $g_deadline $g_grace
 "
 }
 boot_id() { # -> $boot
@@ -45,18 +45,27 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
     timer=$!
     timers=$((timers + 1))
   fi
-  ( exec 9>&-; boot_guard ) &
-  put_guard && journal armed "$1" "$S"
-  armed=$?
   early_timer=
-  if ! wait $! || [ $armed -ne 0 ]; then
+  if ! lay_guard "$1"; then
     if [ -n "$timer" ]; then wait "$timer"; fi
     stop_timer
+    rm -f "$S/guard.new" "$UNIT_DIR/$BOOT_UNIT.new"
     bad failed "cannot write $S/guard (disk full?)"
     return 1
   fi
   if [ -n "$timer" ] && wait "$timer"; then return 0; fi
   guard_timer "$4" || { bad failed "cannot start the guard's timer: $err"; return 1; }
+}
+# On disk, with what reads it after a reboot.
+lay_guard() { # BACK-TO
+  new_guard || return 1
+  if wants_boot_guard; then
+    # The guard comes last: once it is there, all of it is.
+    new_boot_guard && enable_boot_guard && replace "$UNIT_DIR/$BOOT_UNIT.new" "$S/guard.new" &&
+      journal armed "$1" "$S" "$UNIT_DIR" "$UNIT_DIR/$WANTS"
+  else
+    replace "$S/guard.new" && journal armed "$1" "$S"
+  fi
 }
 disarm_guard() { # [RELEASE: confirmed by this]
   settle || return 1
@@ -99,19 +108,34 @@ stop_timer() {
 }
 # Read at the next boot: no daemon-reload is needed for it.
 boot_guard() {
-  by_systemd || return 0
-  if [ -e "$UNIT_DIR/$BOOT_UNIT" ] && [ -e "$UNIT_DIR/$WANTS/$BOOT_UNIT" ]; then return 0; fi
-  text=$(
-    printf '[Unit]\nDescription=roadie: takes %s back when a deployment was not confirmed before the host went down\n' "$NAME"
-    printf 'Before=%s\nRequiresMountsFor=%s\nConditionPathExists=%s\n' "$UNIT" "$S" "$S/guard"
-    printf '\n[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=180\n'
-    printf '%s\n' "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=- |
-      sed 's/[\\"]/\\&/g; s/%/%%/g; s/.*/Environment="&"/'
-    printf 'ExecStart=/bin/sh %s boot\n\n[Install]\nWantedBy=%s\n' "$S/host.sh" "${WANTS%.wants}"
-  )
-  { [ -d "$UNIT_DIR/$WANTS" ] || mkdir -p "$UNIT_DIR/$WANTS"; } && put "$UNIT_DIR/$BOOT_UNIT" 644 "$text
-" && ln -sf "../$BOOT_UNIT" "$UNIT_DIR/$WANTS/$BOOT_UNIT" && sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"
+  wants_boot_guard || return 0
+  new_boot_guard && enable_boot_guard && replace "$UNIT_DIR/$BOOT_UNIT.new" && sync "$UNIT_DIR" "$UNIT_DIR/$WANTS"
 }
+wants_boot_guard() { by_systemd && ! { [ -e "$UNIT_DIR/$BOOT_UNIT" ] && [ -e "$UNIT_DIR/$WANTS/$BOOT_UNIT" ]; }; }
+new_boot_guard() {
+  text="[Unit]
+Description=roadie: takes $NAME back when a deployment was not confirmed before the host went down
+Before=$UNIT
+RequiresMountsFor=$S
+ConditionPathExists=$S/guard
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+TimeoutStartSec=180
+"
+  for line in "NAME=$NAME" "SCOPE=$SCOPE" "LIFE=$LIFE" "LOGIN_HOME=$LOGIN_HOME" "BASE=$BASE" R=-; do
+    case $line in *[\\\"%]*) line=$(printf '%s\n' "$line" | sed 's/[\\"]/\\&/g; s/%/%%/g') ;; esac
+    text="${text}Environment=\"$line\"
+"
+  done
+  { [ -d "$UNIT_DIR/$WANTS" ] || mkdir -p "$UNIT_DIR/$WANTS"; } && write_new "$UNIT_DIR/$BOOT_UNIT" 644 "${text}ExecStart=/bin/sh $S/host.sh boot
+
+[Install]
+WantedBy=${WANTS%.wants}
+"
+}
+enable_boot_guard() { ln -sf "../$BOOT_UNIT" "$UNIT_DIR/$WANTS/$BOOT_UNIT"; }
 remove_boot_guard() { rm -f "$UNIT_DIR/$WANTS/$BOOT_UNIT" "$UNIT_DIR/$BOOT_UNIT"; }
 # The run ends and has not confirmed: its controller has so long to come back and settle it, then the host does.
 hand_to_guard() {

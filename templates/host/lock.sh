@@ -8,7 +8,8 @@ lock() { # HOLDER
   attempts=0 locked=
   while [ $attempts -lt 3 ]; do
     attempts=$((attempts + 1))
-    if ! make_state 2>/dev/null || ! (: >>"$S/lock") 2>/dev/null; then sleep 0.1; continue; fi
+    # Not by `:`, which ends the shell where nothing can be written.
+    if ! make_state 2>/dev/null || ! printf '' 2>/dev/null >>"$S/lock"; then sleep 0.1; continue; fi
     locked=no
     exec 9>>"$S/lock"
     take_lock 5 || break
@@ -54,7 +55,7 @@ make_state() {
   [ ! -d "$S/records" ] || return 0
   if [ -d "$S" ]; then chmod 700 "$S" || return 1; fi
   # shellcheck disable=SC2174 # what is above is open to all
-  mkdir -p -m 700 "$S" && mkdir -m 700 "$S/records"
+  mkdir -p -m 700 "$S" "$S/records"
 }
 # What an interrupted run had begun to send is gone on from, for a day.
 forget_incoming() {
@@ -67,7 +68,7 @@ clear_incoming() { # [FILE]
   (in_incoming && if [ $# -gt 0 ]; then rm -rf "./$NAME.$1" "./$NAME.$1".made.*; else rm -rf "./$NAME".*; fi)
 }
 # Goes there, for a subshell. Its owner could let it lead anywhere, also while we look.
-in_incoming() { cd -P "$INCOMING" 2>/dev/null && [ "$PWD" = "$(cd -P "$LOGIN_HOME" && pwd)/.roadie/incoming" ]; }
+in_incoming() { cd -P "$LOGIN_HOME" && home=$PWD && cd -P "$INCOMING" && [ "$PWD" = "$home/.roadie/incoming" ]; } 2>/dev/null
 leave() {
   [ -z "$WATCHDOG" ] || kill "$WATCHDOG" 2>/dev/null
   if [ -n "$early_timer" ]; then wait "$early_timer"; stop_timer; fi
@@ -118,7 +119,6 @@ watchdog() { # PID START
     if [ $((up - line)) -lt 6 ]; then
       marked=
     elif [ -z "$marked" ]; then
-      # Not by `:`, which ends the shell where nothing can be written.
       marked=1
       printf '' 2>/dev/null >"$S/watched"
     else
@@ -209,8 +209,14 @@ begin_run() { # WHO
   EPOCH=0
   if first_line "$S/epoch"; then EPOCH=${line%% *}; fi
   EPOCH=$((EPOCH + 1))
-  put "$S/epoch" 600 "$EPOCH $R
-" && journal begin "$1" && keep_script && return 0
+  write_new "$S/epoch" 600 "$EPOCH $R
+" && journal_line begin "$1" && if is_kept; then
+    replace "$S/epoch.new" "$S/journal.jsonl"
+  else
+    write_new "$S/host.sh" 600 "$SCRIPT
+" && replace "$S/host.sh.new" "$S/epoch.new" "$S/journal.jsonl" && KEPT=1
+  fi && return 0
+  rm -f "$S/epoch.new" "$S/host.sh.new"
   bad failed "cannot write $S/epoch (disk full or read-only?)"
 }
 
@@ -221,9 +227,11 @@ undoing() {
 }
 # This script stays on the host, for the guard and for the supervisor of the simple lifecycle.
 keep_script() {
+  is_kept || { put "$S/host.sh" 600 "$SCRIPT
+" && sync "$S" && KEPT=1; }
+}
+is_kept() {
   # Another run may have taken all away since ours was loaded.
-  if [ -n "$KEPT" ] && [ -e "$S/host.sh" ]; then return 0; fi
-  if [ -e "$S/host.sh" ] && [ "$(cat "$S/host.sh")" = "$SCRIPT" ]; then KEPT=1; return 0; fi
-  put "$S/host.sh" 700 "$SCRIPT
-" && sync "$S" && KEPT=1
+  [ -e "$S/host.sh" ] || return 1
+  [ -n "$KEPT" ] || { [ "$(cat "$S/host.sh")" = "$SCRIPT" ] && KEPT=1; }
 }

@@ -41,7 +41,8 @@ start_anew() {
 }
 # systemd may have heard of the unit from another one, and does not always look for its file again.
 run_unit() { # VERB
-  err=$(sc "$1" "$UNIT" 2>&1) && return 0
+  # shellcheck disable=SC2086 # one flag or none
+  err=$(systemctl $USER_FLAG "$1" "$UNIT" 2>&1) && return 0
   [ "$(sc show "$UNIT" -p LoadState --value 2>/dev/null)" = not-found ] || return 1
   sc daemon-reload 2>/dev/null && err=$(sc "$1" "$UNIT" 2>&1)
 }

@@ -94,7 +94,7 @@ write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   tmp=$ROOT/releases/.tmp-$1
   unit_text_of=$1 unit_text=$2
   # Synced when the release is sealed.
-  write "$tmp/unit" 644 "$2" && write "$tmp/config.toml" 644 "$3" && write "$tmp/env" 600 "$4" && write "$tmp/run.sh" 700 "$5" &&
+  write "$tmp/unit" 644 "$2" && write "$tmp/config.toml" 644 "$3" && write "$tmp/env" 600 "$4" && write "$tmp/run.sh" 600 "$5" &&
     write "$tmp/health.json" 644 "$6" && write "$tmp/lifecycle" 644 "$7" && write "$tmp/MANIFEST" 600 "$8" && return 0
   bad failed "cannot write into $tmp (disk full?)"
   is_hashed

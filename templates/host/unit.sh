@@ -38,6 +38,8 @@ enable_unit() {
     esac
   done <"$UNIT_DIR/$UNIT"
   if [ -n "$wants" ] && [ -z "$others" ]; then
+    # It leads to whatever has that name.
+    if [ -L "$UNIT_DIR/$WANTS/$UNIT" ] && [ "$UNIT_DIR/$WANTS/$UNIT" -ef "$UNIT_DIR/$UNIT" ]; then return 0; fi
     [ -d "$UNIT_DIR/$WANTS" ] || mkdir -p "$UNIT_DIR/$WANTS" || return 1
     err=$(ln -sfn "$UNIT_DIR/$UNIT" "$UNIT_DIR/$WANTS/$UNIT" 2>&1)
   else

@@ -27,7 +27,7 @@ const BUGS: &[Bug] = &[
         name: "files are not synced before a release is published",
         patches: &[
             (r#"( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &"#, r#": &"#),
-            (r#"  write "$1.new" "$2" "$3" && sync "$1.new" &&"#, r#"  write "$1.new" "$2" "$3" &&"#),
+            (r#"  sync "$@" || return 1"#, r#"  :"#),
         ],
         fault: Fault::Power,
         point: Point::Host(When::After, "confirm"),
