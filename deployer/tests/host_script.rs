@@ -169,6 +169,71 @@ fn a_timer_that_was_made_early_is_the_guards_only_while_it_ends_soon_enough() {
 }
 
 #[test]
+fn a_release_is_what_its_manifest_says_and_nothing_else() {
+    let good = "good";
+    let differs = |file: &str| format!("integrity: files differ from the manifest: {file}: FAILED");
+    let holds = |files: usize, more: &str| format!("integrity: release holds {files} files, the manifest lists 8{more}");
+    let trials = [
+        ("", good.to_owned()),
+        ("echo mark >COMPLETE", good.into()),
+        ("mkdir empty", good.into()),
+        // Both halves are looked at.
+        ("echo more >>f1", differs("f1")),
+        ("echo more >>f2", differs("f2")),
+        ("echo more >>f8", differs("f8")),
+        ("rm f3", holds(7, "")),
+        ("echo >f9", holds(9, "")),
+        ("mkdir a && echo >a/COMPLETE", holds(9, "")),
+        ("rm f4 && echo >f9", differs("f4") + " open or read"),
+        ("ln -s f1 link", holds(10, ", and HERE/opt/x/releases/new/link")),
+        ("ln -sf f1 f2", holds(9, ", and HERE/opt/x/releases/new/f2")),
+        ("mkfifo pipe", holds(10, ", and HERE/opt/x/releases/new/pipe")),
+        ("sed -i 's/^./x/; s/^[^x]/x/' MANIFEST", "integrity: files differ from the manifest: they could not be verified".into()),
+        ("head -n 7 MANIFEST >m && mv m MANIFEST", "integrity: release holds 8 files, the manifest lists 7".into()),
+        (": >MANIFEST", "integrity: release holds 8 files, the manifest lists 0".into()),
+        ("rm MANIFEST", "integrity: release holds 8 files, the manifest lists 0".into()),
+    ];
+    for (but, expected) in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            cd opt/x/releases/new
+            for n in 1 2 3 4 5 6 7 8; do echo $n >f$n; done
+            sha256sum f* >MANIFEST
+            {but}
+            if verify_tree "$ROOT/releases/new"; then echo good; else echo "$kind: $reason"; fi 2>/dev/null"#
+        ));
+        assert_eq!(heard.trim_end(), expected.trim_end(), "{but}");
+    }
+}
+
+#[test]
+fn a_release_is_not_good_because_a_program_failed() {
+    // Whoever stops in the middle has said something true up to there.
+    let trials = [
+        r#"awk() { command awk "$@" | head -n 1; return 1; }"#,
+        r#"awk() { cat >/dev/null; sed -n '1p' MANIFEST; sed -n '2p' MANIFEST >&3; return 1; }"#,
+        "awk() { return 1; }",
+        "find() { echo ./f1; }",
+        // Nobody is left to say that it went wrong.
+        r#"sha256sum() { read -r a b; [ "$b" = f2 ] || kill -KILL "$(sh -c 'echo $PPID')"; cat >/dev/null; }"#,
+        r#"sha256sum() { read -r a b; [ "$b" = f1 ] || kill -KILL "$(sh -c 'echo $PPID')"; cat >/dev/null; }"#,
+        "find() { return 1; }",
+        "sha256sum() { cat >/dev/null; return 1; }",
+    ];
+    for stand_in in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            cd opt/x/releases/new
+            for n in 1 2 3 4 5 6 7 8; do echo $n >f$n; done
+            sha256sum f* >MANIFEST
+            {stand_in}
+            if (cd "$ROOT/releases/new" && check_sums); then echo good; else echo bad; fi 2>/dev/null"#
+        ));
+        assert_eq!(heard.trim_end(), "bad", "{stand_in}");
+    }
+}
+
+#[test]
 fn a_run_begins_with_one_wait_for_the_disk() {
     let script = |sync: &str, before: &str| {
         format!(
@@ -215,6 +280,37 @@ fn the_guard_comes_last_and_its_unit_names_any_folder() {
         )
     );
     assert_eq!(says(&script("return 1")), format!("{unit}.new guard.new failed\n../{unit}\n"));
+}
+
+#[test]
+fn what_was_sent_is_read_where_it_is_or_from_a_copy_of_our_own() {
+    let file = "home/.roadie/incoming/x.p.tar.gz";
+    let left = r#"echo "$(cat "$arrived"), $(ls home/.roadie/incoming "$S" | grep -c '^x.p.tar.gz\|^incoming$')"; let_go || echo failed; ls home/.roadie/incoming"#;
+    let trials = [
+        ("", format!("HERE/{file} sent, 1\nother\n")),
+        // What cannot be taken away is no failure of what was made of it.
+        ("rm() { return 1; }", format!("HERE/{file} sent, 1\nother\nx.p.1.1\nx.p.tar.gz\n")),
+        ("comes_from_us() { return 1; }", "HERE/opt/x/.roadie/incoming sent, 1\nother\n".into()),
+        (
+            "comes_from_us() { return 1; }; digest=0",
+            "integrity: the archive that arrived is not the one that was sent\nother\n".into(),
+        ),
+        ("rm home/.roadie/incoming/x.p.tar.gz", format!("failed: HERE/{file} is not there\nother\nx.p.1.1\n")),
+        (
+            "mv home/.roadie/incoming elsewhere; ln -s ../../elsewhere home/.roadie/incoming",
+            "failed: HERE/home/.roadie/incoming is a link\nother\nx.p.1.1\nx.p.tar.gz\n".into(),
+        ),
+    ];
+    for (but, expected) in trials {
+        let heard = says(&format!(
+            r#"{USER}
+            mkdir -p home/.roadie/incoming/x.p.1.1 && echo sent >{file} && echo >home/.roadie/incoming/other
+            digest=$(sha256sum <{file} | cut -c1-64)
+            {but}
+            if take_in p.tar.gz "$digest"; then printf '%s ' "$arrived"; {left}; else echo "$kind: $reason"; ls home/.roadie/incoming; fi"#
+        ));
+        assert_eq!(heard, expected, "{but}");
+    }
 }
 
 #[test]

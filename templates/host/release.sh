@@ -1,24 +1,24 @@
 # Releases: made from what was sent, verified, published, recorded, deleted.
 
 unpack_archive() { # RELEASE PACKAGE SHA256
-  take_in "$2.tar.gz" "$3" incoming.gz || return 1
-  unpack_tar "$1" -z incoming.gz "$3"
+  take_in "$2.tar.gz" "$3" || return 1
+  unpack_tar "$1" -z "$3"
 }
 # The package made again from the files of an older release and a patch. Its id is the digest of its tar. What goes wrong here
 # makes the controller send all of it.
 unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
   tmp=$ROOT/releases/.tmp-$1 package=$2 from=$ROOT/releases/$4 script=$5
-  take_in "$2.patch.gz" "$3" incoming.gz || { clear_incoming "$2.patch.gz"; bad patch "$reason"; return 1; }
+  take_in "$2.patch.gz" "$3" || { clear_incoming "$2.patch.gz"; bad patch "$reason"; return 1; }
   shift 5
   { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" || { bad failed "cannot make $tmp"; return 1; }
   # Unpacked and hashed while it is made. What all of them say comes together; what perl could not make has another digest.
   said=$(
     cd "$from" && {
-      { gzip -dc <"$S/incoming.gz" | perl -e "$script" -- "$@" | tee /proc/self/fd/3 | sha256sum >&4; } 3>&1 |
+      { gzip -dc <"$arrived" | perl -e "$script" -- "$@" | tee /proc/self/fd/3 | sha256sum >&4; } 3>&1 |
         { err=$(tar -xof - -C "$tmp" 2>&1) || printf '%s\n' "cannot unpack: $err"; } >&4
     } 4>&1 2>&1
   )
-  rm -f "$S/incoming.gz"
+  let_go
   case $NL$said$NL in
     *"${NL}cannot unpack: "*) ;;
     *"$NL$package  -$NL"*) return 0 ;;
@@ -29,13 +29,13 @@ unpack_patch() { # RELEASE PACKAGE SHA256 FROM PERL-SCRIPT FILES...
 }
 # The tar that the sftp server put together from what was sent and files of an older release.
 unpack_copied() { # RELEASE PACKAGE
-  take_in "$2.tar" '' incoming.tar || { clear_incoming "$2.tar"; bad patch "$reason"; return 1; }
+  take_in "$2.tar" '' || { clear_incoming "$2.tar"; bad patch "$reason"; return 1; }
   # Beside what follows, up to where the release counts.
   {
     ( exec 9>&-; sums=$(sha256sum <&6) && [ "${sums%% *}" = "$2" ] ) &
     hashing=$!
-  } 6<"$S/incoming.tar" || { bad failed "cannot read $S/incoming.tar"; return 1; }
-  unpack_tar "$1" '' incoming.tar && return 0
+  } 6<"$arrived" || { bad failed "cannot read $arrived"; return 1; }
+  unpack_tar "$1" '' && return 0
   is_hashed
   return 1
 }
@@ -46,32 +46,39 @@ is_hashed() {
   hashing=
   [ -n "$right" ] || bad patch "what was copied on the host is not the package"
 }
-# What was sent, as $S/AS. Of another login user it is copied, then verified: they could change their own file in between. Of our own
-# only the files that come out of it are, against the manifest.
-take_in() { # FILE SHA256-or-nothing AS
+# What was sent -> $arrived. Of another login user it is copied, then verified: they could change their own file in between. Of our
+# own only the files that come out of it are, against the manifest.
+take_in() { # FILE SHA256-or-nothing
   hashing=
-  if comes_from_us; then taking='mv -f'; else taking='cp'; fi
-  err=$($taking "$INCOMING/$NAME.$1" "$S/$3" 2>&1) || { rm -f "$S/$3"; bad failed "$err"; return 1; }
-  (in_incoming) || { rm -f "$S/$3"; bad failed "$INCOMING is a link"; return 1; }
-  # With it goes what an interrupted run had begun to send.
+  arrived=$INCOMING/$NAME.$1
+  [ -f "$arrived" ] || { bad failed "$arrived is not there"; return 1; }
+  (in_incoming) || { bad failed "$INCOMING is a link"; return 1; }
+  if comes_from_us; then return 0; fi
+  err=$(cp "$arrived" "$S/incoming" 2>&1) || { rm -f "$S/incoming"; bad failed "$err"; return 1; }
+  arrived=$S/incoming
   clear_incoming
-  comes_from_us || [ -z "$2" ] || is_sent "$S/$3" "$2" || { rm -f "$S/$3"; return 1; }
+  [ -z "$2" ] || is_sent "$arrived" "$2" || { let_go; return 1; }
+}
+# What was sent is not needed any more, nor what an interrupted run had begun to send.
+let_go() {
+  if [ "$arrived" = "$S/incoming" ]; then rm -f "$arrived"; else clear_incoming; fi
+  :
 }
 # The login user is the one that we are: nobody else can put anything there.
 comes_from_us() { [ -O "$LOGIN_HOME" ] && [ -O "$LOGIN_HOME/.roadie" ] && [ -O "$INCOMING" ]; }
 is_sent() { # FILE SHA256
   [ "$(sha "$1")" = "$2" ] || bad integrity "the archive that arrived is not the one that was sent"
 }
-unpack_tar() { # RELEASE FLAG FILE [SHA256]
+unpack_tar() { # RELEASE FLAG [SHA256]
   tmp=$ROOT/releases/.tmp-$1
   # shellcheck disable=SC2086 # a flag or none
-  { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" && err=$(tar $2 -xof "$S/$3" -C "$tmp" 2>&1) || {
+  { [ ! -e "$tmp" ] || rm -rf "$tmp"; } && mkdir -p "$tmp" && err=$(tar $2 -xof "$arrived" -C "$tmp" 2>&1) || {
     bad failed "cannot unpack: $err"
-    [ -z "${4:-}" ] || is_sent "$S/$3" "$4"
-    rm -f "$S/incoming.gz" "$S/incoming.tar"
+    [ -z "${3:-}" ] || is_sent "$arrived" "$3"
+    let_go
     return 1
   }
-  rm -f "$S/incoming.gz" "$S/incoming.tar"
+  let_go
 }
 unpack_release() { # RELEASE FROM
   tmp=$ROOT/releases/.tmp-$1
@@ -101,23 +108,32 @@ write_files() { # RELEASE UNIT CONFIG ENV RUN HEALTH LIFECYCLE MANIFEST
   return 1
 }
 verify_tree() { # DIR
-  # What is neither a file nor a folder counts twice, so that it cannot stand in for a file.
-  present=$(find "$1" ! -path "$1/MANIFEST" ! -path "$1/COMPLETE" \( -type f -print -o ! -type d -print -print \) | wc -l)
-  bad_file=$(cd "$1" && check_sums "$present" 2>&1 >/dev/null) && return 0
+  (cd "$1" && check_sums) 2>/dev/null && return 0
+  present=$(cd "$1" && list_files | wc -l) || present=0
   listed=$(wc -l <"$1/MANIFEST") || listed=0
-  if [ "$listed" -eq "$present" ]; then bad integrity "files differ from the manifest: $bad_file"; return 1; fi
-  strange=$(find "$1" ! -type f ! -type d | head -n 1)
-  bad integrity "release holds $present files, the manifest lists $listed ${strange:+(and $strange)}"
+  if [ "$listed" -eq "$present" ]; then
+    bad_file=$(cd "$1" && sha256sum -c MANIFEST 2>/dev/null | grep ': FAILED' | head -n 1)
+    bad integrity "files differ from the manifest: ${bad_file:=they could not be verified}"
+  else
+    strange=$(find "$1" ! -type f ! -type d | head -n 1)
+    bad_file="$present files, the manifest lists $listed${strange:+, and $strange}"
+    bad integrity "release holds $bad_file"
+  fi
 }
-check_sums() { # FILES: all here, and as MANIFEST says; half of them beside the others
-  if [ "$1" -lt 8 ]; then sha256sum -c MANIFEST && [ "$(wc -l <MANIFEST)" -eq "$1" ]; return; fi
-  ( exec 9>&-; every_second 1 "$1" | sha256sum -c ) &
-  every_second 0 "$1" | sha256sum -c
-  even=$?
-  wait $! && return $even
+# The files of this folder that a manifest lists. What is neither a file nor a folder counts twice, so that it cannot stand in for one.
+list_files() { find . ! -path ./MANIFEST ! -path ./COMPLETE \( -type f -print -o ! -type d -print -print \); }
+# All of them are here, no others, and as MANIFEST says: half of them beside the others. Of two at least: a release has more. Each of
+# the three says that it did well, so nobody's end is taken for that.
+check_sums() {
+  well=$({
+    { { list_files | halve && printf . >&4; } | sha256sum -c >/dev/null && printf . >&4; } 3>&1 |
+      sha256sum -c >/dev/null && printf . >&4
+  } 4>&1)
+  [ "$well" = ... ]
 }
-every_second() { # 0 or 1, LINES; when there is another number of lines, or it is cut short, one that fits no file
-  awk -v rest="$1" -v lines="$2" 'NR % 2 == rest; END { exit NR != lines }' MANIFEST || printf '\n%064d  MANIFEST\n' 0
+# Every second line of MANIFEST, the others on 3. Fails when there are not as many lines on standard input.
+halve() {
+  awk '!list { files++; next } { lines++ } lines % 2 { print; next } { print >"/proc/self/fd/3" } END { exit lines != files }' - list=1 MANIFEST
 }
 # Publishing: mark, verify, sync files and folders, rename, sync the parent. The mark counts only where the rename brings it.
 seal() { # RELEASE PACKAGE VERSION [SHA256-OF-MANIFEST]
@@ -192,7 +208,7 @@ write_record() { # RELEASE STATE [PACKAGE VERSION]
   return 1
 }
 discard() { # RELEASE PACKAGE
-  rm -rf "$ROOT/releases/.tmp-$1" "$S/records/$1.new" "$S/incoming.gz" "$S/incoming.tar"
+  rm -rf "$ROOT/releases/.tmp-$1" "$S/records/$1.new" "$S/incoming" "$S"/incoming.*
   [ -z "$2" ] || (in_incoming && rm -rf "./$NAME.$2".*)
   rmdir "$ROOT/releases" 2>/dev/null
   :
@@ -203,7 +219,7 @@ prune() { # RELEASES...
     [ "$id" != "$cur" ] || continue
     rm -rf "$ROOT/releases/$id" "$S/records/$id" "$S/records/$id.new" "$S/meshes/$id" "$S/setup-$id.log" "$S/setup-$id.log.head" || { bad failed "cannot delete release $id"; return 1; }
   done
-  if [ -e "$S/incoming.gz" ] || [ -e "$S/incoming.tar" ]; then rm -f "$S/incoming.gz" "$S/incoming.tar"; fi
+  for file in "$S/incoming" "$S"/incoming.*; do [ ! -e "$file" ] || rm -f "$file"; done
   for dir in "$ROOT"/releases/.tmp-* "$ROOT"/releases/.old-*; do [ ! -d "$dir" ] || rm -rf "$dir"; done
   journal pruned "$*"
 }

@@ -121,9 +121,9 @@ write_files() {",
         name: "the archive is left in the incoming folder",
         patches: &[
             (
-                r#"what an interrupted run had begun to send.
+                r#"  arrived=$S/incoming
   clear_incoming"#,
-                r#"what an interrupted run had begun to send.
+                r#"  arrived=$S/incoming
   :"#,
             ),
             (r#"  [ -z "$2" ] || (in_incoming && rm -rf "./$NAME.$2".*)"#, r#"  :"#),

@@ -144,8 +144,7 @@ impl Host {
         look(self.service(), &|n| n.ends_with(".new"));
         look(self.service().join("releases"), &|n| n.starts_with('.'));
         look(self.service().join(".roadie"), &|n| {
-            n.ends_with(".new")
-                || ["guard", "holder", "pid", "beat", "cancel", "waiter", "incoming.tar", "incoming.gz", "watched"].contains(&n)
+            n.ends_with(".new") || ["guard", "holder", "pid", "beat", "cancel", "waiter", "incoming", "watched"].contains(&n)
         });
         look(self.path("/home/deploy/.roadie/incoming"), &|_| true);
         found
