@@ -129,6 +129,7 @@ class OneScript(Tool):
     """All of it in one script over one cold connection: what nothing that logs in can be much faster than."""
 
     name = "ssh script"
+    OPTIONS = ()
     SCRIPT = f"""set -e
 mkdir -p {APP}/releases/r1
 tar -xzf - -C {APP}/releases/r1
@@ -144,7 +145,7 @@ systemctl is-active --quiet {SERVICE}"""
     def on_all(self, script, archive):
         def one(host):
             with open(self.payload.archive if archive else os.devnull, "rb") as stdin:
-                return subprocess.Popen([*self.way.ssh, host.name, script], stdin=stdin, stdout=subprocess.DEVNULL)
+                return subprocess.Popen([*self.way.ssh, *self.OPTIONS, host.name, script], stdin=stdin, stdout=subprocess.DEVNULL)
 
         if any(child.wait() for child in [one(host) for host in self.way.hosts]):
             raise Problem(f"{self.name} failed")
