@@ -96,14 +96,16 @@ def real_fleet(section, folder, options):
     with Lab(most) as lab:
         for count, delay in [(1, LONG), (ten, LONG), (most, LONG), (1, LONGER), (ten, LONGER)]:
             if (count, delay) not in found:
-                found[count, delay] = deployed(section, f"{folder}/{count}-{delay}", lab, payload, count, delay, options.runs)
+                beside = delay == LONG and count <= ten
+                found[count, delay] = deployed(section, f"{folder}/{count}-{delay}", lab, payload, count, delay, options.runs, beside)
     for kind in ("no-op", "cold"):
         for delay in (LONG, LONGER):
             one, many = found[1, delay]["roadie", kind], found[ten, delay]["roadie", kind]
             # It is asked for as long as the cores are not the limit: so much work can be done in so much time.
             there = os.cpu_count() * TEN * one.took
-            unless = f"the cores have {there:.2f} core-seconds in that time, it takes {many.core_seconds:.2f}"
-            unless = unless if many.core_seconds > there else ""
+            unless = ""
+            if many.core_seconds > there:
+                unless = f"the cores have {there:.2f} core-seconds in that time, it takes {many.core_seconds:.2f}"
             section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, TEN, "x", unless)
         # So that this does not excuse whatever roadie does on a host.
         work = found[ten, LONG]["roadie", kind].core_seconds / found[ten, LONG][Least.name, kind].core_seconds
@@ -117,21 +119,18 @@ def real_fleet(section, folder, options):
     )
 
 
-def deployed(section, folder, lab, payload, count, delay, runs):
-    """So many hosts at once, cold and again, in turn with the least that can be done: figures of each."""
+def deployed(section, folder, lab, payload, count, delay, runs, beside):
+    """So many hosts at once, cold and again; in turn with the least that can be done, or alone: figures of each."""
     with way(lab, folder, delay, count=count) as there:
         files = [(f"{payload.tree}/{name}", name) for name in payload.extra]
         unit = UNIT.format(exec="{{exec}}")
         made = project(f"{folder}/project", there.hosts, lab.key, HELLO, files, unit, ARGS)
         roadie = Roadie(there.home, made)
         roadie.pack()
-        least = Least(there, payload, f"{folder}/least")
-        ways = {
-            ("roadie", "cold"): lambda: roadie.measured("deploy"),
-            ("roadie", "no-op"): lambda: roadie.measured("deploy"),
-            (Least.name, "cold"): lambda: (least.cold(), 0, 0),
-            (Least.name, "no-op"): lambda: (least.noop(), 0, 0),
-        }
+        ways = {("roadie", kind): lambda: roadie.measured("deploy") for kind in ("cold", "no-op")}
+        if beside:
+            least = Least(there, payload, f"{folder}/least")
+            ways |= {(Least.name, "cold"): lambda: (least.cold(), 0, 0), (Least.name, "no-op"): lambda: (least.noop(), 0, 0)}
         told = {one: [] for one in ways}
         for number in range(runs):
             say(f"{count} host(s) at {delay} ms, round {number + 1} of {runs}")
