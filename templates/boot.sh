@@ -16,7 +16,7 @@ if [ -n "$GIVEN" ]; then
   SCRIPT=$(printf %s "$GIVEN" | base64 -d 2>/dev/null | gzip -dc 2>/dev/null)
 else
   # One file, whatever has its name meanwhile: what is carried out is what was looked at.
-  { SCRIPT=$(cat <&3) KEPT=$(sha256sum </proc/self/fd/3); } 2>/dev/null 3<"$BASE/$NAME/.roadie/host.sh"
+  { SCRIPT=$(cat <&3) && KEPT=$(sha256sum </proc/self/fd/3); } 2>/dev/null 3<"$BASE/$NAME/.roadie/host.sh"
   if [ "${KEPT%% *}" != "$SHA256" ]; then KEPT='' SCRIPT=''; fi
 fi
 if [ -z "$SCRIPT" ]; then

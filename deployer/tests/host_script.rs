@@ -346,3 +346,33 @@ fn a_link_that_is_right_is_left_alone() {
         assert_eq!(heard.trim_end(), expected, "{made}");
     }
 }
+
+#[test]
+fn only_the_whole_script_that_is_kept_is_carried_out() {
+    let boot = include_str!("../../templates/boot.sh");
+    let kept = "echo first\necho second\n";
+    let trials = [
+        ("", "first second "),
+        ("echo more >>\"$kept\"", "@ need sent "),
+        ("rm \"$kept\"", "@ need sent "),
+        // What was read before it ended is not what the digest is of.
+        ("cat() { command cat | head -n 1; kill -KILL \"$(sh -c 'echo $PPID')\"; }", "@ need sent "),
+        ("sha256sum() { return 1; }", "@ need sent "),
+    ];
+    for (but, expected) in trials {
+        let heard = says(
+            &format!(
+                r#"kept=$1/.local/share/roadie/x/.roadie/host.sh
+            mkdir -p "${{kept%/*}}" && printf '{kept}' >"$kept"
+            NAME=x SCOPE=user LOGIN_HOME=$1 R=@ GIVEN= SHA256=$(sha256sum <"$kept" | cut -c1-64)
+            {but}
+            eval "$(printf '%s' "$BOOT")" <<END 2>/dev/null | grep . | tr '\n' ' '
+9
+echo sent
+END"#
+            )
+            .replace("\"$(printf '%s' \"$BOOT\")\"", &format!("'{}'", boot.replace('\'', "'\\''"))),
+        );
+        assert_eq!(heard, expected, "{but}");
+    }
+}
