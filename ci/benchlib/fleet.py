@@ -101,15 +101,14 @@ def real_fleet(section, folder, options):
     for kind in ("no-op", "cold"):
         for delay in (LONG, LONGER):
             one, many = found[1, delay]["roadie", kind], found[ten, delay]["roadie", kind]
-            # It is asked for as long as the cores are not the limit: so much work can be done in so much time.
             there = os.cpu_count() * TEN * one.took
-            unless = ""
+            because = ""
             if many.core_seconds > there:
-                unless = f"the cores have {there:.2f} core-seconds in that time, it takes {many.core_seconds:.2f}"
-            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, TEN, "x", unless)
-        # So that this does not excuse whatever roadie does on a host.
+                because = f"the cores have {there:.2f} core-seconds in that time, it takes {many.core_seconds:.2f}"
+            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, TEN, "x", because)
+        # A bound of our own.
         work = found[ten, LONG]["roadie", kind].core_seconds / found[ten, LONG][Least.name, kind].core_seconds
-        section.most("5", f"{kind} on {ten} hosts: core-seconds beside the least", work, WORK_MOST, "x")
+        section.most("ours", f"{kind} on {ten} hosts: core-seconds beside the least", work, WORK_MOST, "x")
         section.most("5", f"{kind} on {most} hosts: client CPU for each", found[most, LONG]["roadie", kind].client_ms, 15, "ms")
         section.most("5", f"{kind} on {most} hosts: client memory", found[most, LONG]["roadie", kind].memory, 100, "MB")
     section.notes.append(
