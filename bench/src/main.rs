@@ -11,7 +11,7 @@
 //! the same again and again over one kept session; `sshds` are hosts without machines. What they have to say is a line of JSON
 //! each. With `--while-stdin`, and always for `sshds`, they end with their standard input: nobody leaves them behind.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program for developers: it talks and exits")]
+#![expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a program for developers: it talks and exits")]
 
 mod hosts;
 mod link;

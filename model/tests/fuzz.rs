@@ -2,7 +2,7 @@
 //!
 //! Short by default. `FUZZ=1000000 cargo test --release -p roadie-model --test fuzz` runs for long; `SEED=n` repeats a run.
 
-#![allow(clippy::print_stdout, reason = "a failure must say its seed")]
+#![expect(clippy::print_stdout, reason = "a failure must say its seed")]
 
 use fastrand::Rng;
 use roadie_model::package::Metadata;

@@ -1,6 +1,6 @@
 //! Laws of templates over random values and texts: `SEED=n` repeats a run, `FUZZ=n` makes it longer.
 
-#![allow(clippy::print_stdout, reason = "a failure must say its seed")]
+#![expect(clippy::print_stdout, reason = "a failure must say its seed")]
 
 use fastrand::Rng;
 use roadie_model::template::{Shape, Style, check, render};

@@ -2,7 +2,7 @@
 //!
 //! Short by default. `FUZZ=1000 cargo test --release -p roadie-packager --test delta` runs for long; `SEED=n` repeats a run.
 
-#![allow(clippy::print_stdout, reason = "a failure must say its seed")]
+#![expect(clippy::print_stdout, reason = "a failure must say its seed")]
 
 use roadie_packager::delta;
 use std::io::Write as _;

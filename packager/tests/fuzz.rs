@@ -2,7 +2,7 @@
 //!
 //! Short by default. `FUZZ=100000 cargo test --release -p roadie-packager --test fuzz` runs for long; `SEED=n` repeats a run.
 
-#![allow(clippy::print_stdout, reason = "a failure must say its seed")]
+#![expect(clippy::print_stdout, reason = "a failure must say its seed")]
 
 use roadie_model::parse::{Inputs, SourceFile, parse};
 use roadie_model::target::TargetTriple;

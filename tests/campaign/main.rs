@@ -12,7 +12,7 @@
 //! It needs the lab's hosts (`ci/lab env`), works on all of them side by side, and exits 1 on a violation. With `--log` every
 //! trial is a line of the file, and a run that is started again goes on behind the last one.
 
-#![allow(clippy::print_stdout, clippy::exit, reason = "a program for developers: it talks and exits")]
+#![expect(clippy::print_stdout, clippy::exit, reason = "a program for developers: it talks and exits")]
 
 mod bugs;
 mod fault;

@@ -182,7 +182,7 @@ async fn look(sftp: &Sftp, remote: &str, size: u64) -> Result<(), SftpError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#[expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 mod tests {
     use super::*;
     use russh_sftp::protocol::{Attrs, FileAttributes, Handle, Status, StatusCode};

@@ -1,7 +1,7 @@
 //! Places to run the same tests on: this machine's shell, the embedded server, a real OpenSSH.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#![expect(dead_code, reason = "each test file uses a part")]
+#![expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 
 use roadie_transport::Session;
 use roadie_transport::embedded::EmbeddedSshd;
