@@ -129,17 +129,35 @@ fn what_does_not_reach_the_disk_stops_a_run_that_has_no_way_back_there() {
             echo "$(cut -d' ' -f1,2,3,5 "$S/records/new")${{unsettled:+, unsettled}}${{note:+, $note}}""#
         )
     };
-    let guarded = r#"echo 'old 1 new 1 0 boot 99 9' >"$S/guard""#;
+    let guarded = r#"EPOCH=1; echo 'old 1 new 1 0 boot 99 9' >"$S/guard""#;
     let heard = says(&script(":", ""));
     assert_eq!(heard, "started\ndone\nactive p 0 v\n");
     // Nothing leads back, so it must not start.
-    let heard = says(&script("return 1", ""));
-    assert!(heard.starts_with("failed: cannot write into "), "{heard}");
-    assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{heard}");
-    // The guard does: it starts beside the disk, and is then seen to have failed.
+    for uncovered in ["", &guarded.replace("EPOCH=1", "EPOCH=2"), &guarded.replace("new 1 0", "new 1 3"), r#": >"$S/guard""#] {
+        let heard = says(&script("return 1", uncovered));
+        assert!(heard.starts_with("failed: cannot write into "), "{uncovered}: {heard}");
+        assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{uncovered}: {heard}");
+    }
+    // The guard does: that waits until the stage ends or the release counts, and is then seen to have failed.
     let heard = says(&script("return 1", guarded));
-    assert!(heard.starts_with("started\nfailed: cannot sync "), "{heard}");
-    assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{heard}");
+    assert_eq!(heard, "started\ndone\nverified p 1 v, unsettled\n");
+    let confirmed = |sync: &str, before: &str| {
+        let ends = "&& { restart; settle_stage; settle_stage() { :; }; stable() { :; }; current_id() { cur=new; };
+            confirm new me 0 || echo \"failed: $reason\"; grep -o '\"proven\"' \"$S/journal.jsonl\"; :; }";
+        says(&script(sync, &format!("{guarded}\n{before}")).replace("&& restart", ends))
+    };
+    let heard = confirmed("return 1", "");
+    let at_the_end = heard.find("@ fail 0 failed cannot write into ").expect("the stage fails");
+    let counts = heard.find("failed: cannot write the record").expect("it does not count");
+    assert!(at_the_end < counts && heard.ends_with("verified p 1 v, unsettled\n") && !heard.contains("proven"), "{heard}");
+    // A record says what its folders hold already.
+    let first = r#"case " $* " in *" $UNIT_DIR "*) return 1 ;; esac"#;
+    let heard = confirmed(first, "settle_stage() { :; }");
+    assert!(heard.ends_with("verified p 1 v, unsettled\n") && !heard.contains("proven"), "{heard}");
+    let heard = confirmed(":", "settle_stage() { :; }; mv() { return 1; }");
+    assert!(heard.ends_with("verified p 1 v, unsettled\n") && !heard.contains("proven"), "{heard}");
+    let heard = confirmed(":", "settle_stage() { :; }");
+    assert!(heard.ends_with("\"proven\"\ndone\nproven p 1 v\n"), "{heard}");
     // On the way back a service that runs is worth more.
     let heard = says(&script("return 1", "UNDOING=1"));
     assert!(heard.starts_with("started\ndone\nverified p 1 v, could not write "), "{heard}");

@@ -127,30 +127,30 @@ journal_later() { # EVENT DETAIL
   journal_line "$1" "$2" && unsettled=1
 }
 # Makes that durable, with the records that wait for it and the folders that such steps change.
-settle() {
+settle() { # [EVENT DETAIL: what is so once the records have their names]
   [ -n "$unsettled" ] || return 0
-  settle_all || unwritten "$S" || { bad failed "cannot write into $S (disk full?)"; return 1; }
+  settle_all "$@" || unwritten "$S" || { bad failed "cannot write into $S (disk full?)"; return 1; }
   unsettled='' new_records=
 }
 settle_all() {
-  # What cannot be written must not keep the rest from the disk.
-  late=
-  set --
-  for id in $new_records; do
-    if [ -e "$S/records/$id.new" ]; then set -- "$@" "$S/records/$id.new"; fi
-  done
-  if [ $# -eq 0 ]; then
-    :
-  elif sync "$@"; then
-    for new; do [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || late=1; done
-  else
-    late=1
-  fi
-  set -- "$S/journal.jsonl" "$S/records" "$ROOT"
+  happened=${1:-} to_whom=${2:-} late=
+  set -- "$ROOT"
   for dir in "$UNIT_DIR" "$UNIT_DIR/$WANTS"; do
     if [ -d "$dir" ]; then set -- "$@" "$dir"; fi
   done
-  sync "$@" && [ -z "$late" ]
+  for id in $new_records; do
+    if [ -e "$S/records/$id.new" ]; then set -- "$@" "$S/records/$id.new"; fi
+  done
+  # A record speaks of what is there. What cannot be written must not keep the rest from the disk.
+  if sync "$@"; then
+    for new; do
+      case $new in "$S"/records/*.new) [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || late=1 ;; esac
+    done
+    [ -z "$happened" ] || [ -n "$late" ] || journal_line "$happened" "$to_whom" || late=1
+  else
+    late=1
+  fi
+  sync "$S/journal.jsonl" "$S/records" && [ -z "$late" ]
 } 2>/dev/null
 # The end of each stage.
 settle_stage() {

@@ -1,21 +1,9 @@
 # The service: started, stopped, watched until it counts as healthy.
 
 restart() {
-  settling=
   # With nothing that takes it back, the new one must not begin before it is what the next boot starts.
-  if [ ! -e "$S/guard" ]; then settle || return 1; fi
-  if [ -n "$unsettled" ]; then
-    # Beside it: the disk has nothing else to do.
-    ( exec 9>&-; settle ) &
-    settling=$!
-  fi
+  read_guard && [ "$g_epoch" = "$EPOCH" ] && [ "$g_tries" -lt 3 ] || settle || return 1
   start_anew
-  result=$?
-  if [ -n "$settling" ]; then
-    wait "$settling" || { [ $result -ne 0 ] || bad failed "cannot sync $ROOT"; return 1; }
-    unsettled='' new_records=
-  fi
-  return $result
 }
 start_anew() {
   life_of "$ROOT/current"

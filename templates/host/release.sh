@@ -176,15 +176,15 @@ syncfs_tells() {
   [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "${minor:-0}" -ge 8 ]; }
 } 2>/dev/null
 record() { # RELEASE STATE
-  if [ "$2" != proven ]; then
-    if write_record "$1" "$2"; then
-      new_records="$new_records $1"
+  if write_record "$1" "$2"; then
+    new_records="$new_records $1"
+    if [ "$2" = proven ]; then
+      # That is so before the guard goes.
+      unsettled=1
+      settle "$2" "$1" && return 0
+    else
       journal_later "$2" "$1" && return 0
     fi
-  # That is so before the guard goes.
-  elif settle && write_record "$1" "$2" && sync "$S/records/$1.new" && mv -f "$S/records/$1.new" "$S/records/$1" &&
-    journal "$2" "$1" "$S/records"; then
-    return 0
   fi
   unwritten "$S/records/$1" && return 0
   bad failed "cannot write the record of release $1 (disk full?)"
