@@ -15,13 +15,19 @@ KEPT=
 if [ -n "$GIVEN" ]; then
   SCRIPT=$(printf %s "$GIVEN" | base64 -d 2>/dev/null | gzip -dc 2>/dev/null)
 else
-  # One file, whatever has its name meanwhile: what is carried out is what was looked at.
-  { SCRIPT=$(cat <&3) && KEPT=$(sha256sum </proc/self/fd/3); } 2>/dev/null 3<"$BASE/$NAME/.roadie/host.sh"
-  if [ "${KEPT%% *}" != "$SHA256" ]; then KEPT='' SCRIPT=''; fi
+  # One file, whatever has its name meanwhile: what is carried out is what was looked at. None is written to once it has that name.
+  if { command exec 3<"$BASE/$NAME/.roadie/host.sh"; } 2>/dev/null; then
+    KEPT=$(sha256sum </proc/self/fd/3) 2>/dev/null
+    if [ "${KEPT%% *}" != "$SHA256" ]; then
+      KEPT=
+      exec 3<&-
+    fi
+  fi
 fi
-if [ -z "$SCRIPT" ]; then
+if [ -z "$SCRIPT$KEPT" ]; then
   # On a line of its own, whatever the login shell has printed.
   printf '\n%s need\n' "$R"
   IFS= read -r size && SCRIPT=$(head -c "$size") && [ "${#SCRIPT}" -eq "$size" ] || exit 1
 fi
-eval "$SCRIPT"
+# shellcheck disable=SC1091 # that is the host script
+if [ -n "$KEPT" ]; then . /proc/self/fd/3; else eval "$SCRIPT"; fi

@@ -268,6 +268,9 @@ fn a_run_begins_with_one_wait_for_the_disk() {
     assert_eq!(first, "host.sh.new epoch.new journal.jsonl began\n1 @\nepoch\nhost.sh\njournal.jsonl\nrecords\n600\n1\n");
     let again = says(&script(":", r#"echo '4 @other' >"$S/epoch"; echo 'echo script' >"$S/host.sh"; chmod 600 "$S/host.sh""#));
     assert_eq!(again, "epoch.new journal.jsonl began\n5 @\nepoch\nhost.sh\njournal.jsonl\nrecords\n600\n1\n");
+    // An empty script would be one that does nothing.
+    let lost = says(&script(":", "SCRIPT= KEPT=1"));
+    assert!(lost.starts_with("failed: ") && lost.ends_with("\njournal.jsonl\nrecords\n1\n"), "{lost}");
     // What did not get to the disk is not there.
     let full = says(&script("return 1", r#"echo '4 @other' >"$S/epoch"; echo other >"$S/host.sh"; chmod 600 "$S/host.sh""#));
     assert!(full.starts_with("host.sh.new epoch.new journal.jsonl failed: cannot write "), "{full}");
@@ -373,9 +376,10 @@ fn only_the_whole_script_that_is_kept_is_carried_out() {
         ("", "first second "),
         ("echo more >>\"$kept\"", "@ need sent "),
         ("rm \"$kept\"", "@ need sent "),
-        // What was read before it ended is not what the digest is of.
-        ("cat() { command cat | head -n 1; kill -KILL \"$(sh -c 'echo $PPID')\"; }", "@ need sent "),
         ("sha256sum() { return 1; }", "@ need sent "),
+        ("sha256sum() { kill -KILL \"$(sh -c 'echo $PPID')\"; }", "@ need sent "),
+        // Whatever has its name by then.
+        ("sha256sum() { command sha256sum && echo 'echo other' >\"$kept.new\" && mv \"$kept.new\" \"$kept\"; }", "first second "),
     ];
     for (but, expected) in trials {
         let heard = says(
@@ -392,5 +396,23 @@ END"#
             .replace("\"$(printf '%s' \"$BOOT\")\"", &format!("'{}'", boot.replace('\'', "'\\''"))),
         );
         assert_eq!(heard, expected, "{but}");
+    }
+}
+
+#[test]
+fn a_script_that_another_run_took_away_or_replaced_meanwhile_is_kept_again() {
+    for meanwhile in ["", r#"echo other >"$S/host.sh""#, r#"echo 'echo script' >"$S/host.sh""#] {
+        let heard = says(&format!(
+            r#"{USER}
+            echo 'echo script' >kept; exec 3<kept
+            KEPT=1 SCRIPT=
+            sync() {{ :; }}
+            watchdog() {{ :; }}
+            {meanwhile}
+            lock me && begin_run me && cat "$S/host.sh"
+            if ls /proc/$$/fd | grep -qx 3; then echo open; fi
+            trap - EXIT; end_helper"#
+        ));
+        assert_eq!(heard, "echo script\n", "{meanwhile}");
     }
 }

@@ -35,8 +35,10 @@ lock() { # HOLDER
   if [ -e "$S/cancel" ] || [ -e "$S/beat" ]; then rm -f "$S/cancel" "$S/beat"; fi
   forget_incoming
   proc_start $$
-  # The next run begins with it, also when this one finds nothing to do.
+  # The next run begins with it, also when this one finds nothing to do. Another one may have put its own in the place of what ours was read from.
+  if [ -n "$KEPT" ] && ! [ "$S/host.sh" -ef /proc/self/fd/3 ]; then SCRIPT=$(cat <&3) && KEPT=; fi
   if [ -e "$S/host.sh" ]; then keep_script; fi
+  exec 3<&-
   # Not synced: nobody needs them after a power cut. Their folder is for root alone.
   printf '%s\n' "$1, pid $$" 2>/dev/null >"$S/holder" && printf '%s\n' "$$-$started" 2>/dev/null >"$S/pid" ||
     { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
@@ -213,7 +215,7 @@ begin_run() { # WHO
 " && journal_line begin "$1" && if is_kept; then
     replace "$S/epoch.new" "$S/journal.jsonl"
   else
-    write_new "$S/host.sh" 600 "$SCRIPT
+    [ -n "$SCRIPT" ] && write_new "$S/host.sh" 600 "$SCRIPT
 " && replace "$S/host.sh.new" "$S/epoch.new" "$S/journal.jsonl" && KEPT=1
   fi && return 0
   rm -f "$S/epoch.new" "$S/host.sh.new"
