@@ -105,7 +105,7 @@ mesh_meet() {
     mesh_endpoint "${mesh_at:--}"
     if [ -n "$mesh_named" ] || [ "${mesh_at:--}" = - ]; then continue; fi
     mesh_host=${mesh_host#"["}
-    timeout 0.3 ping -n -q -c 1 -W 1 "${mesh_host%"]"}" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+    timeout 0.3 ping -n -q -c 1 -W 1 "${mesh_host%"]"}" </dev/null >/dev/null 2>&1 8>&- 5>&- 7<&- 9>&- &
     mesh_jobs="$mesh_jobs $!"
   done <<END
 $PEERS
@@ -119,7 +119,7 @@ mesh_make() {
   mesh_err=$(ip link add dev "$IFACE" type wireguard 2>&1) && { mesh_made=1; return 0; }
   mesh_has wireguard-go || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go is not installed"
   [ -c /dev/net/tun ] || mesh_die "the kernel cannot make it ($mesh_err) and wireguard-go needs /dev/net/tun, which is not there"
-  mesh_err=$(unset WG_PROCESS_FOREGROUND LOG_LEVEL; wireguard-go "$IFACE" </dev/null 2>&1 9>&-) || mesh_die "wireguard-go: $mesh_err"
+  mesh_err=$(unset WG_PROCESS_FOREGROUND LOG_LEVEL; wireguard-go "$IFACE" </dev/null 2>&1 5>&- 7<&- 9>&-) || mesh_die "wireguard-go: $mesh_err"
   mesh_made=1
 }
 # First addresses of the names among the endpoints, all looked up at once: at boot nobody may answer yet. Peers that were heard of
@@ -445,7 +445,7 @@ END
 }
 mesh_poke_one() { # IPV4 SECONDS: asks every second until there is an answer
   case $1 in -|'') return ;; esac
-  ping -n -q -c 1 -w "$2" "$1" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+  ping -n -q -c 1 -w "$2" "$1" </dev/null >/dev/null 2>&1 8>&- 5>&- 7<&- 9>&- &
 }
 # When both ends of a tunnel begin at the same moment, each forgets its own attempt over the other's, and both wait 5 s. So the one
 # whose name comes later begins; the other does after a second, if nothing came: its peer may have been up all the time. Both ask
@@ -456,7 +456,7 @@ mesh_greet() { # SINCE: seconds of the clock
   (
     sleep 1
     mesh_greet_part after "$1"
-  ) </dev/null >/dev/null 2>&1 8>&- 9>&- &
+  ) </dev/null >/dev/null 2>&1 8>&- 5>&- 7<&- 9>&- &
 }
 mesh_greet_part() { # before|after SINCE: those whose name comes before or after ours; with SINCE, not those heard of since then
   mesh_lately=
@@ -742,7 +742,7 @@ mesh_probe() { # NAME ADDRESS ...
   if mesh_pings; then mesh_can=1; fi
   mesh_jobs=
   while [ $# -gt 1 ]; do
-    ( mesh_probe_one "$1" "$2" ) </dev/null 2>/dev/null 9>&- &
+    ( helper=; mesh_probe_one "$1" "$2" ) </dev/null 2>/dev/null 5>&- 7<&- 9>&- &
     mesh_jobs="$mesh_jobs $!"
     shift 2
   done
@@ -813,7 +813,7 @@ mesh_verify() { # SECONDS COUNT-OR-NOTHING [NAME...]: those only
   mesh_jobs=
   while read -r mesh_name mesh_four mesh_fd mesh_size; do
     [ -n "$mesh_size" ] || continue
-    ( mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" "$mesh_size" ) </dev/null 2>/dev/null 9>&- &
+    ( helper=; mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" "$mesh_size" ) </dev/null 2>/dev/null 5>&- 7<&- 9>&- &
     mesh_jobs="$mesh_jobs$! $mesh_name $mesh_four $mesh_fd $mesh_size
 "
   done <<END

@@ -8,5 +8,7 @@ macro_rules! parts {
 }
 
 /// The only code that changes a host.
-pub const HOST_SCRIPT: &str =
-    parts!("base", "lock", "facts", "steps", "release", "setup", "unit", "guard", "process", "backup", "simple", "logs", "main");
+pub const HOST_SCRIPT: &str = parts!(
+    "base", "helper", "lock", "facts", "steps", "release", "setup", "unit", "guard", "process", "backup", "simple", "logs",
+    "main"
+);

@@ -13,7 +13,8 @@
 # shellcheck shell=sh
 # SC2015: `a && b || { bad ...; return 1; }` is meant as it reads: any failure of the chain is the failure.
 # SC2153: the variables in capitals come from the controller. SC3013, SC3067: -ef and -O are in dash, bash, ksh and busybox.
-# shellcheck disable=SC2015,SC2153,SC3013,SC3067
+# SC2032, SC2033: what `find` starts is the program.
+# shellcheck disable=SC2015,SC2032,SC2033,SC2153,SC3013,SC3067
 set -u
 LC_ALL=C
 PATH=${PATH:-/bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -54,6 +55,8 @@ new_records=
 unit_text_of=
 hashing=
 listener=
+helper=
+asking=
 KEPT=${KEPT:-}
 step_id=0
 timers=0

@@ -2,9 +2,9 @@
 
 observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   # Beside the rest: each of these programs takes a millisecond, and systemctl some. One that hangs must not keep the lock.
-  ( exec 9>&-; machine_facts; tool_facts "$@" ) &
+  ( apart; machine_facts; tool_facts "$@" ) &
   machine=$!
-  ( exec 9>&-; disk_facts ) &
+  ( apart; disk_facts ) &
   disk=$!
   service_facts
   if first_line "$S/epoch"; then fact "epoch $line"; fi
@@ -40,6 +40,8 @@ observe() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
   done
 }
 tool_facts() { # PORT (or empty) SONAMES-AND-INTERPRETERS...
+  # What is asked for is the program.
+  unset -f sync
   port=${1:-}
   [ $# -eq 0 ] || shift
   while read -r key line _; do

@@ -25,7 +25,7 @@ get_ready() { # DEADLINE-S
   [ -z "$stopped" ] && by_systemd || return 0
   uptime_s
   early_at=$up
-  ( exec 9>&-; run_timer $(($1 + EARLY_S)) ) >/dev/null 2>&1 &
+  ( apart; run_timer $(($1 + EARLY_S)) ) >/dev/null 2>&1 &
   early_timer=$!
   # That name is taken.
   timers=$((timers + 1))
@@ -41,7 +41,7 @@ arm_guard() { # BACK-TO TO RUNS DEADLINE-S GRACE-S
     # It ends after the deadline, by less than that.
     timer=$early_timer
   elif by_systemd; then
-    ( exec 9>&-; run_timer "$4" ) &
+    ( apart; run_timer "$4" ) &
     timer=$!
     timers=$((timers + 1))
   fi
@@ -71,7 +71,7 @@ disarm_guard() { # [RELEASE: confirmed by this]
   settle || return 1
   rm -f "$S/guard" || { bad failed "cannot remove $S/guard"; return 1; }
   # Beside what is written: it finds nothing to do any more.
-  ( exec 9>&-; stop_timer ) &
+  ( apart; stop_timer ) &
   { [ -z "${1:-}" ] || journal_line confirmed "$1"; } && journal disarmed "" "$S" || { wait $!; bad failed "cannot remove $S/guard"; return 1; }
   # With nothing in service there is nothing to go back to at boot.
   if [ ! -e "$ROOT/current" ]; then remove_boot_guard; fi
@@ -83,7 +83,8 @@ guard_timer() { # SECONDS
   # It waits for the deadline that the file names, also when that moves, and ends with the file.
   (
     trap - HUP PIPE
-    exec 9>&- </dev/null >/dev/null 2>&1
+    apart
+    exec </dev/null >/dev/null 2>&1
     cd / && NAME=$NAME SCOPE=$SCOPE LIFE=$LIFE LOGIN_HOME=$LOGIN_HOME BASE=$BASE R=- exec setsid sh "$S/host.sh" wait_for_deadline "$g_epoch"
   ) &
   proc_start $! && printf '%s\n' "$!-$started" >"$S/waiter"

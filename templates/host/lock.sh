@@ -43,7 +43,7 @@ lock() { # HOLDER
   printf '%s\n' "$1, pid $$" 2>/dev/null >"$S/holder" && printf '%s\n' "$$-$started" 2>/dev/null >"$S/pid" ||
     { say "fail 0 unwritable cannot write $S/holder (disk full?)"; exit 0; }
   # In a subshell of its own: behind a function's redirection, sh would keep a copy of the lock.
-  ( exec 9>&- </dev/null >/dev/null 2>&1; watchdog $$ "$started" ) &
+  ( apart; exec </dev/null >/dev/null 2>&1; watchdog $$ "$started" ) &
   WATCHDOG=$!
   # What another run left unconfirmed is ours to settle now, and the guard's again when we leave.
   if read_guard; then
@@ -82,7 +82,7 @@ leave() {
     rm -f "$S/lock"
     rmdir "$S" "$ROOT" "$BASE" 2>/dev/null
   fi
-  :
+  end_helper
 }
 # Carries out what the controller sends, for as long as it is there: the length of a stage in a line, then the stage; or `beat`.
 # Nothing is sent behind a stage before its end was told: busybox's head reads more than it is asked for.
@@ -90,7 +90,7 @@ serve() {
   while IFS= read -r length; do
     if [ "$length" = beat ]; then beat; continue; fi
     # Without the lock: it may outlive us, waiting for the rest on a line that is cut.
-    text=$(head -c "$length" 9>&-)
+    text=$(apart; head -c "$length")
     # Cut off in the middle: nothing of it is done.
     [ "${#text}" -eq "$length" ] || exit 1
     eval "$text"
@@ -152,7 +152,7 @@ watchdog() { # PID START
 listen() {
   beat
   exec 8<&0
-  ( exec 9>&-; hear_word ) <&8 8<&- >/dev/null 2>&1 &
+  ( apart; hear_word ) <&8 8<&- >/dev/null 2>&1 &
   listener=$!
   exec 8<&-
   proc_start "$listener" || started=
@@ -208,6 +208,7 @@ take_lock() { # TENTHS
   done
 }
 begin_run() { # WHO
+  begin_helper
   EPOCH=0
   if first_line "$S/epoch"; then EPOCH=${line%% *}; fi
   EPOCH=$((EPOCH + 1))

@@ -162,7 +162,7 @@ health_exec() { # COMMAND INTERVAL-TENTHS TIMEOUT-TENTHS GOOD
   ticks=0 good=0 runs=0
   while :; do
     runs=$((runs + 1))
-    if text=$(cd "$ROOT/current" && timeout "$(($3 / 10 + 1))" sh -c "$1" </dev/null 2>&1 9>&-); then
+    if text=$(apart; cd "$ROOT/current" && timeout "$(($3 / 10 + 1))" sh -c "$1" </dev/null 2>&1); then
       good=$((good + 1))
       [ $good -ge "$4" ] && return 0
     else

@@ -32,7 +32,7 @@ unpack_copied() { # RELEASE PACKAGE
   take_in "$2.tar" '' || { clear_incoming "$2.tar"; bad patch "$reason"; return 1; }
   # Beside what follows, up to where the release counts.
   {
-    ( exec 9>&-; sums=$(sha256sum <&6) && [ "${sums%% *}" = "$2" ] ) &
+    ( apart; sums=$(sha256sum <&6) && [ "${sums%% *}" = "$2" ] ) &
     hashing=$!
   } 6<"$arrived" || { bad failed "cannot read $arrived"; return 1; }
   unpack_tar "$1" '' && return 0
@@ -145,7 +145,7 @@ seal() { # RELEASE PACKAGE VERSION [SHA256-OF-MANIFEST]
     # Its record is synced with it.
     write_record "$1" verified "$2" "$3" || { bad failed "cannot write the record of release $1 (disk full?)"; is_hashed; return 1; }
     # At once: the one waits for the disk, the other reads what is in memory.
-    ( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &
+    ( apart; sync_tree "$tmp" "$S/records/$1.new" ) &
     syncing=$! is_good=1
     verify_tree "$tmp" || is_good=
     wait $syncing || [ -z "$is_good" ] || { bad failed "cannot sync $tmp"; is_good=; }

@@ -84,7 +84,7 @@ setup_by_hand() { # DIR TIMEOUT-S
   # shellcheck disable=SC2016
   (
     trap - HUP PIPE
-    exec 9>&-
+    apart
     cd "$1" && DEBIAN_FRONTEND=noninteractive exec setsid sh -c 'ROADIE_ENV_ONLY=1; . ./run.sh; unset ROADIE_ENV_ONLY; sh ./setup.sh >>"$0" 2>&1; echo $? >"$1.new"; mv "$1.new" "$1"' "$log" "$S/setup.status"
   ) </dev/null >/dev/null 2>&1 &
   pid=$!

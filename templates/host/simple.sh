@@ -19,7 +19,8 @@ simple_start() {
   rm -f "$S/simple/state"
   (
     trap - HUP PIPE
-    exec 9>&- </dev/null >/dev/null 2>&1
+    apart
+    exec </dev/null >/dev/null 2>&1
     cd / && NAME=$NAME SCOPE=$SCOPE LIFE=simple LOGIN_HOME=$LOGIN_HOME BASE=$BASE R=- exec setsid sh "$S/host.sh" supervise
   ) &
   ticks=0

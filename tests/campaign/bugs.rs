@@ -25,10 +25,7 @@ const SWITCHED: Point = Point::Host(When::After, "restart");
 const BUGS: &[Bug] = &[
     Bug {
         name: "files are not synced before a release is published",
-        patches: &[
-            (r#"( exec 9>&-; sync_tree "$tmp" "$S/records/$1.new" ) &"#, r#": &"#),
-            (r#"  sync "$@" || return 1"#, r#"  :"#),
-        ],
+        patches: &[(r#"( apart; sync_tree "$tmp" "$S/records/$1.new" ) &"#, r#": &"#), (r#"  sync "$@" || return 1"#, r#"  :"#)],
         fault: Fault::Power,
         point: Point::Host(When::After, "confirm"),
         caught_by: "I1",
