@@ -218,7 +218,7 @@ fn binary(package: &Package) -> Vec<u8> {
 }
 
 fn holds(bytes: &[u8], word: &str) -> bool {
-    bytes.windows(word.len()).any(|w| w == word.as_bytes())
+    memchr::memmem::find(bytes, word.as_bytes()).is_some()
 }
 
 /// One change of what is meant, and how it gets to the disk.

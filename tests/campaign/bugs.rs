@@ -55,7 +55,8 @@ const BUGS: &[Bug] = &[
         name: "the guard does not act at boot",
         patches: &[(r#"    [ "$boot" != "$g_boot" ] || exit 0"#, r#"    rm -f "$S/guard"; exit 0"#)],
         fault: Fault::Power,
-        point: SWITCHED,
+        // Before, the power cut itself takes the switch back.
+        point: Point::Host(When::After, "settle"),
         caught_by: "I4",
     },
     Bug {

@@ -145,7 +145,7 @@ impl Point {
 
     /// Every point of a deployment that sends a package, runs setup and prunes.
     pub fn all() -> Vec<Point> {
-        const HOST: [&str; 15] = [
+        const HOST: [&str; 16] = [
             "begin_run",
             "await_upload",
             "unpack_archive",
@@ -159,6 +159,7 @@ impl Point {
             "install_unit",
             "switch",
             "restart",
+            "settle",
             "confirm",
             "prune",
         ];

@@ -189,7 +189,7 @@ impl Secrets {
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|w| w == part)
+    memchr::memmem::find(bytes, part).is_some()
 }
 
 fn decode(base64: &str) -> Vec<u8> {
