@@ -129,11 +129,17 @@ fn what_does_not_reach_the_disk_stops_a_run_that_has_no_way_back_there() {
             echo "$(cut -d' ' -f1,2,3,5 "$S/records/new")${{unsettled:+, unsettled}}${{note:+, $note}}""#
         )
     };
-    let guarded = r#"EPOCH=1; echo 'old 1 new 1 0 boot 99 9' >"$S/guard""#;
+    let guarded = r#"by_systemd() { :; }; EPOCH=1; echo 'old 1 new 1 0 boot 99 9' >"$S/guard""#;
     let heard = says(&script(":", ""));
     assert_eq!(heard, "started\ndone\nactive p 0 v\n");
     // Nothing leads back, so it must not start.
-    for uncovered in ["", &guarded.replace("EPOCH=1", "EPOCH=2"), &guarded.replace("new 1 0", "new 1 3"), r#": >"$S/guard""#] {
+    for uncovered in [
+        "",
+        &guarded.replace("EPOCH=1", "EPOCH=2"),
+        &guarded.replace("new 1 0", "new 1 3"),
+        r#": >"$S/guard""#,
+        &guarded.replace(":; }", "return 1; }"),
+    ] {
         let heard = says(&script("return 1", uncovered));
         assert!(heard.starts_with("failed: cannot write into "), "{uncovered}: {heard}");
         assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{uncovered}: {heard}");
@@ -154,8 +160,12 @@ fn what_does_not_reach_the_disk_stops_a_run_that_has_no_way_back_there() {
     let first = r#"case " $* " in *" $UNIT_DIR "*) return 1 ;; esac"#;
     let heard = confirmed(first, "settle_stage() { :; }");
     assert!(heard.ends_with("verified p 1 v, unsettled\n") && !heard.contains("proven"), "{heard}");
-    let heard = confirmed(":", "settle_stage() { :; }; mv() { return 1; }");
+    // Nor while it is not there itself.
+    let heard = confirmed(r#"case "$*" in *.new*) return 1 ;; esac"#, "settle_stage() { :; }");
     assert!(heard.ends_with("verified p 1 v, unsettled\n") && !heard.contains("proven"), "{heard}");
+    // Nor when there is no room for the journal.
+    let heard = confirmed(":", "settle_stage() { :; }; journal_line() { [ \"$1\" != proven ]; }");
+    assert!(heard.ends_with("verified p 1 v, unsettled\n"), "{heard}");
     let heard = confirmed(":", "settle_stage() { :; }");
     assert!(heard.ends_with("\"proven\"\ndone\nproven p 1 v\n"), "{heard}");
     // On the way back a service that runs is worth more.
@@ -415,6 +425,20 @@ fn a_script_that_another_run_took_away_or_replaced_meanwhile_is_kept_again() {
         ));
         assert_eq!(heard, "echo script\n", "{meanwhile}");
     }
+    // Another's is not taken for ours because ours could not be read.
+    let heard = says(&format!(
+        r#"{USER}
+        echo 'echo script' >kept; exec 3<kept
+        KEPT=1 SCRIPT=
+        sync() {{ :; }}
+        watchdog() {{ :; }}
+        cat() {{ return 1; }}
+        echo other >"$S/host.sh"
+        lock me && begin_run me || echo "failed: $reason"
+        command cat "$S/host.sh"
+        trap - EXIT; end_helper"#
+    ));
+    assert!(heard.starts_with("failed: cannot write ") && heard.ends_with("\nother\n"), "{heard}");
 }
 
 /// Starts the helper, and says what it answered to the last request.
@@ -579,6 +603,17 @@ fn what_the_disk_did_not_take_is_not_asked_of_the_program() {
         done"#
     ));
     assert_eq!(heard, "synced well\nfailed lost\nfailed lost\nfailed lost\nfailed no\n");
+    // Nor where it ends before it could say so.
+    let heard = says(&format!(
+        r#"{USER}
+        HELPER=$(printf '%s\n' "$HELPER" | sed 's/elsif (syscall/elsif (exit or syscall/')
+        {HELPED}
+        : >file
+        for file in "$1/file" "$1"; do
+          if sync "$file"; then printf 'synced '; else printf 'failed '; fi; answered; echo
+        done"#
+    ));
+    assert_eq!(heard, "failed lost\nsynced nothing\n");
 }
 
 #[test]
@@ -588,5 +623,56 @@ fn a_host_without_a_program_is_not_taken_for_one_that_has_it() {
     ));
     for program in ["flock", "sync", "find", "sha256sum"] {
         assert!(heard.contains(&format!("@ fact missing {program}\n")), "{program}: {heard}");
+    }
+}
+
+#[test]
+fn a_guard_stays_where_what_it_leads_back_to_is_not_on_disk() {
+    let script = |fails: &str, step: &str| {
+        format!(
+            r#"{USER}
+            sync() {{ for file; do case $file in {fails}) return 1 ;; esac; done; }}
+            stop_timer() {{ :; }}
+            sc() {{ :; }}
+            : >"$S/guard"; : >"$UNIT_DIR/$UNIT"; echo 'active p 1 1 v' >"$S/records/new"
+            EPOCH=1 UNDOING=1
+            {step}
+            if disarm_guard; then echo disarmed; else echo "failed: $reason"; fi
+            ls "$S/guard" 2>/dev/null; ls "$UNIT_DIR/$UNIT" 2>/dev/null"#
+        )
+    };
+    let unit = "HERE/home/.config/systemd/user/roadie-x.service\n";
+    let kept = "failed: cannot sync HERE/opt/x and HERE/home/.config/systemd/user\nHERE/opt/x/.roadie/guard\n";
+    assert_eq!(says(&script("none", "record new failed")), format!("disarmed\n{unit}"));
+    // A note that is not on disk is nothing that a way back waits for.
+    assert_eq!(says(&script("*/records/*.new", "record new failed")), format!("disarmed\n{unit}"));
+    assert_eq!(says(&script("*/systemd/user", "record new failed")), format!("{kept}{unit}"));
+    assert_eq!(says(&script("*/x", "record new failed")), format!("{kept}{unit}"));
+    // A unit that is gone is gone before the guard is.
+    assert_eq!(says(&script("none", "remove_unit")), "disarmed\n");
+    assert_eq!(says(&script("*/systemd/user", "remove_unit")), kept);
+}
+
+#[test]
+fn a_timer_is_left_alone_where_the_guard_cannot_be_told_another_deadline() {
+    for (deadline, writes, expected) in [
+        ("held", ":", "stopped\ntimer 9\n19"),
+        ("held", "return 1", "stopped\ntimer 9\nheld"),
+        ("15", ":", "15"),
+        ("60", ":", "stopped\ntimer 9\n19"),
+        ("60", "return 1", "60"),
+    ] {
+        let heard = says(&format!(
+            r#"{USER}
+            by_systemd() {{ :; }}
+            uptime_s() {{ up=10; }}
+            stop_timer() {{ echo stopped; }}
+            guard_timer() {{ echo "timer $1"; }}
+            echo 'old 1 new 1 0 boot {deadline} 9' >"$S/guard"
+            sync() {{ {writes}; }}
+            hand_to_guard
+            cut -d' ' -f7 "$S/guard""#
+        ));
+        assert_eq!(heard.trim_end(), expected, "{deadline}, {writes}");
     }
 }

@@ -51,6 +51,7 @@ ACTING=
 WATCHDOG=
 early_timer=
 unsettled=
+adrift=
 new_records=
 unit_text_of=
 hashing=
@@ -141,17 +142,19 @@ settle_all() {
   for dir in "$UNIT_DIR" "$UNIT_DIR/$WANTS"; do
     if [ -d "$dir" ]; then set -- "$@" "$dir"; fi
   done
+  # A record speaks of what is there. What cannot be written must not keep the rest from the disk.
+  sync "$@" || late=1 adrift=1
+  set --
   for id in $new_records; do
     if [ -e "$S/records/$id.new" ]; then set -- "$@" "$S/records/$id.new"; fi
   done
-  # A record speaks of what is there. What cannot be written must not keep the rest from the disk.
-  if sync "$@"; then
+  [ $# -eq 0 ] || sync "$@" || late=1
+  # First what may fail for want of room.
+  [ -z "$happened" ] || [ -n "$late" ] || journal_line "$happened" "$to_whom" || late=1
+  if [ -z "$late" ]; then
     for new; do
-      case $new in "$S"/records/*.new) [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || late=1 ;; esac
+      [ ! -e "$new" ] || mv -f "$new" "${new%.new}" || late=1
     done
-    [ -z "$happened" ] || [ -n "$late" ] || journal_line "$happened" "$to_whom" || late=1
-  else
-    late=1
   fi
   sync "$S/journal.jsonl" "$S/records" && [ -z "$late" ]
 } 2>/dev/null

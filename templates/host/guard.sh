@@ -69,6 +69,8 @@ lay_guard() { # BACK-TO
 }
 disarm_guard() { # [RELEASE: confirmed by this]
   settle || return 1
+  # On the way back too: a link that is not on disk is no note.
+  [ -z "$adrift" ] || { bad failed "cannot sync $ROOT and $UNIT_DIR"; return 1; }
   rm -f "$S/guard" || { bad failed "cannot remove $S/guard"; return 1; }
   # Beside what is written: it finds nothing to do any more.
   ( apart; stop_timer ) &
@@ -145,7 +147,8 @@ hand_to_guard() {
   if [ "$g_deadline" != held ] && [ "$g_deadline" -le $((up + g_grace)) ]; then return 0; fi
   held=$g_deadline
   g_deadline=$((up + g_grace))
-  write_guard
+  # Its timer knows the deadline that is on disk.
+  write_guard || [ "$held" = held ] || return 0
   if by_systemd || [ "$held" = held ]; then
     stop_timer
     guard_timer "$g_grace"

@@ -16,7 +16,8 @@ ask() { # PROGRAM ARGS... -> $answer
   answer=
   [ -n "$helper" ] && [ -z "$asking" ] && read -r asker _ </proc/self/stat && [ "$asker" = $$ ] || return 1
   asking=1
-  { printf '%s\0' $# "$@" >&5 && IFS= read -r answer <&7; } 2>/dev/null || helper=
+  # One that went without an answer may have been told by the disk.
+  { printf '%s\0' $# "$@" >&5 && { IFS= read -r answer <&7 || { answer=lost; false; }; }; } 2>/dev/null || helper=
   asking=
   [ "$answer" = well ]
 }

@@ -36,8 +36,8 @@ lock() { # HOLDER
   forget_incoming
   proc_start $$
   # The next run begins with it, also when this one finds nothing to do. Another one may have put its own in the place of what ours was read from.
-  if [ -n "$KEPT" ] && ! [ "$S/host.sh" -ef /proc/self/fd/3 ]; then SCRIPT=$(cat <&3) && KEPT=; fi
-  if [ -e "$S/host.sh" ]; then keep_script; fi
+  if [ -n "$KEPT" ] && ! [ "$S/host.sh" -ef /proc/self/fd/3 ]; then SCRIPT=$(cat <&3) || SCRIPT=; KEPT=; fi
+  if [ -e "$S/host.sh" ] && [ -n "$SCRIPT$KEPT" ]; then keep_script; fi
   exec 3<&-
   # Not synced: nobody needs them after a power cut. Their folder is for root alone.
   printf '%s\n' "$1, pid $$" 2>/dev/null >"$S/holder" && printf '%s\n' "$$-$started" 2>/dev/null >"$S/pid" ||
@@ -236,5 +236,5 @@ keep_script() {
 is_kept() {
   # Another run may have taken all away since ours was loaded.
   [ -e "$S/host.sh" ] || return 1
-  [ -n "$KEPT" ] || { [ "$(cat "$S/host.sh")" = "$SCRIPT" ] && KEPT=1; }
+  [ -n "$KEPT" ] || { [ -n "$SCRIPT" ] && [ "$(cat "$S/host.sh")" = "$SCRIPT" ] && KEPT=1; }
 }

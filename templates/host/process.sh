@@ -2,7 +2,7 @@
 
 restart() {
   # With nothing that takes it back, the new one must not begin before it is what the next boot starts.
-  read_guard && [ "$g_epoch" = "$EPOCH" ] && [ "$g_tries" -lt 3 ] || settle || return 1
+  { [ "$LIFE" != systemd ] || by_systemd; } && read_guard && [ "$g_epoch" = "$EPOCH" ] && [ "$g_tries" -lt 3 ] || settle || return 1
   start_anew
 }
 start_anew() {

@@ -229,6 +229,7 @@ remove_all() {
   stop_timer
   rm -f "$S/guard"
   remove_boot_guard
+  settle || return 1
   # The lock goes last: whoever waits for it sees that its file is gone.
   rm -rf "$ROOT/current" "$ROOT/releases" || { bad failed "cannot delete $ROOT/releases"; return 1; }
   clear_incoming

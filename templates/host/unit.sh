@@ -51,6 +51,7 @@ remove_unit() {
   # At boot its start waits for us: the stop that takes its place must not be waited for.
   sc ${AT_BOOT:+--no-block} stop "$UNIT" 2>/dev/null
   rm -f "$UNIT_DIR/$UNIT" "$UNIT_DIR/$WANTS/$UNIT" && sc daemon-reload 2>/dev/null
+  unsettled=1
   sc reset-failed "$UNIT" 2>/dev/null
   :
 }

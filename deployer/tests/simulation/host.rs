@@ -380,7 +380,7 @@ impl Drop for Sh {
 }
 
 /// Behind it in the command comes the first stage.
-const LOADED: &str = "eval \"$SCRIPT\"\n";
+const LOADED: &str = "else eval \"$SCRIPT\"; fi\n";
 
 type Done = Result<String, (&'static str, String)>;
 
