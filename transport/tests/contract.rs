@@ -1,6 +1,6 @@
 //! What every session keeps, whatever it goes over: one suite, three places.
 
-#![allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#![expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 
 mod common;
 

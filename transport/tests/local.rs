@@ -1,6 +1,6 @@
 //! What only the local session has: its children are ours to clean up.
 
-#![allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#![expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 
 use roadie_transport::local::LocalSession;
 use roadie_transport::{Chunk, Session};

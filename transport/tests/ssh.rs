@@ -1,6 +1,6 @@
 //! What only ssh has: keys, host keys, deadlines, lost contact, the count of round trips.
 
-#![allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#![expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 
 mod common;
 

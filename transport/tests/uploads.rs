@@ -1,6 +1,6 @@
 //! Large files: over several channels when the host is far, and on from where an earlier upload was cut.
 
-#![allow(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+#![expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 
 mod common;
 
