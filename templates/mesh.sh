@@ -742,7 +742,7 @@ mesh_probe() { # NAME ADDRESS ...
   if mesh_pings; then mesh_can=1; fi
   mesh_jobs=
   while [ $# -gt 1 ]; do
-    ( helper=; mesh_probe_one "$1" "$2" ) </dev/null 2>/dev/null 5>&- 7<&- 9>&- &
+    ( apart; mesh_probe_one "$1" "$2" ) </dev/null 2>/dev/null &
     mesh_jobs="$mesh_jobs $!"
     shift 2
   done
@@ -813,7 +813,7 @@ mesh_verify() { # SECONDS COUNT-OR-NOTHING [NAME...]: those only
   mesh_jobs=
   while read -r mesh_name mesh_four mesh_fd mesh_size; do
     [ -n "$mesh_size" ] || continue
-    ( helper=; mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" "$mesh_size" ) </dev/null 2>/dev/null 5>&- 7<&- 9>&- &
+    ( apart; mesh_reach "$mesh_name" "$mesh_four" "$mesh_fd" "$mesh_size" ) </dev/null 2>/dev/null &
     mesh_jobs="$mesh_jobs$! $mesh_name $mesh_four $mesh_fd $mesh_size
 "
   done <<END

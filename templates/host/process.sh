@@ -2,8 +2,12 @@
 
 restart() {
   # With nothing that takes it back, the new one must not begin before it is what the next boot starts.
-  { [ "$LIFE" != systemd ] || by_systemd; } && read_guard && [ "$g_epoch" = "$EPOCH" ] && [ "$g_tries" -lt 3 ] || settle || return 1
+  is_covered || settle || return 1
   start_anew
+}
+# This run's own guard will act, at the next boot too where that starts the service.
+is_covered() {
+  { [ "$LIFE" != systemd ] || by_systemd; } && read_guard && [ "$g_epoch" = "$EPOCH" ] && [ "$g_tries" -lt 3 ]
 }
 start_anew() {
   life_of "$ROOT/current"
