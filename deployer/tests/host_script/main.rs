@@ -432,7 +432,7 @@ fn a_script_that_another_run_took_away_or_replaced_meanwhile_is_kept_again() {
             {meanwhile}
             lock me && begin_run me || echo "$kind"
             command cat "$S/host.sh"
-            if ls /proc/$$/fd | grep -qx 3; then echo open; fi
+            if [ -e /proc/$$/fd/3 ]; then echo open; fi
             trap - EXIT; end_helper"#
         ));
         assert_eq!(heard, expected, "{meanwhile}");
