@@ -4,7 +4,8 @@ use super::channel::{self, Found, GREETING, Sftp};
 use super::job::{Failure, Job};
 use crate::TransportError;
 use crate::session::Connection;
-use futures::future::{Either, join_all, select};
+use futures::future::{Either, join_all, maybe_done, select};
+use futures::poll;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,17 +48,21 @@ impl Spares {
         Self { connection, refused: AtomicBool::new(false), first, kept: Mutex::default() }
     }
 
-    /// Opens the first channel and so many more in the background.
+    /// Opens the first channel and so many more in the background. The first is asked for when this returns: whoever else wants it
+    /// then waits for the same one.
     pub(super) async fn prepare(&self, first: impl Future<Output = ()> + Send + 'static, count: usize) {
         let (connection, answered) = (self.connection.clone(), self.first.clone());
+        let mut first = Box::pin(maybe_done(first));
+        let _ = poll!(&mut first);
         let opening = tokio::spawn(async move {
-            let (first, more) = (pin!(first), pin!(join_all((0..count).map(|_| open(&connection)))));
-            // All are asked for at once, the first one first, and answered in this order.
+            let more = pin!(join_all((0..count).map(|_| open(&connection))));
+            // All are asked for at once, and answered in this order.
             let (more, first) = match select(first, more).await {
                 Either::Left(((), more)) => (more.await, None),
                 Either::Right((more, first)) => (more, Some(first)),
             };
-            let mut full = !answered.load(Ordering::Relaxed);
+            let late = !answered.load(Ordering::Relaxed);
+            let mut full = late;
             let mut opened = Vec::new();
             for one in more {
                 match one {
@@ -66,10 +71,8 @@ impl Spares {
                     Err(NotOpened::Refused) => full = true,
                 }
             }
-            if full {
-                // A host that is full has no place for a command either. And the first is not to wait for a place because others have it.
-                opened.pop();
-            }
+            // A host that is full has no place for a command either. And the first is not to wait for a place because others have it.
+            opened.truncate(opened.len().saturating_sub(usize::from(full) + usize::from(late)));
             if let Some(first) = first {
                 first.await;
             }
