@@ -13,6 +13,7 @@ mod health;
 mod logs;
 mod mesh;
 mod observe;
+mod report;
 mod request;
 mod rollout;
 mod run;

@@ -4,6 +4,7 @@
 use crate::controller::Controller;
 use crate::engine::{self, Before, How, Prepared};
 use crate::failure::Failure;
+use crate::report::report_failure;
 use crate::request::{Group, TaskReport, Verb};
 use futures::future::{BoxFuture, join_all};
 use roadie_model::definition::{Host, OnFailure, Strategy};
@@ -326,7 +327,7 @@ impl Rolling<'_, '_> {
 }
 
 fn not_begun(controller: &Controller, group: &Group, host: &Host, reason: &str) -> TaskReport {
-    let report = engine::report_failure(&Failure::new(Outcome::FailedUnchanged, reason), "");
+    let report = report_failure(&Failure::new(Outcome::FailedUnchanged, reason), "");
     controller.emit(&host.name, &group.service.name, EventKind::Finished { report: Box::new(report.clone()) });
     TaskReport { host: host.name.clone(), service: group.service.name.clone(), report }
 }

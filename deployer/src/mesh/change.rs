@@ -1,8 +1,9 @@
 //! The second round: the change, on all hosts or on none.
 
 use super::{Meeting, MeshReport, Reach, Replaced, Round, Seen, about, close, engine_name, facts};
-use crate::engine::{Task, millis, report, report_failure};
+use crate::engine::{Task, millis};
 use crate::failure::Failure;
+use crate::report::{report, report_failure};
 use crate::request::TaskReport;
 use crate::run::{Run, RunEnd};
 use futures::future::join_all;

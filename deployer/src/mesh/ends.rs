@@ -1,8 +1,8 @@
 //! How a round ends where it did not come to a change.
 
 use super::{MeshReport, Round, Seen, close};
-use crate::engine::{report, report_failure};
 use crate::failure::Failure;
+use crate::report::{report, report_failure};
 use crate::request::TaskReport;
 use roadie_model::definition::Host;
 use roadie_model::event::{EventKind, HostReport};

@@ -2,8 +2,9 @@
 
 use super::MeshWork;
 use super::{Round, Seen, close, facts, in_shell, without};
-use crate::engine::{self, HeldShell, LookFor, millis, report_failure};
+use crate::engine::{self, HeldShell, LookFor, millis};
 use crate::failure::Failure;
+use crate::report::report_failure;
 use crate::shell::Stage;
 use futures::future::join_all;
 use ipnet::Ipv6Net;

@@ -2,7 +2,8 @@
 
 use super::change::generations;
 use super::{MeshReport, PortAsked, Reach, Round, Seen, about, close, facts, in_shell};
-use crate::engine::{millis, report, report_failure};
+use crate::engine::millis;
+use crate::report::{report, report_failure};
 use crate::shell::Stage;
 use futures::future::join_all;
 use roadie_model::definition::Service;
