@@ -15,6 +15,7 @@ mod error;
 pub mod known_hosts;
 mod link;
 pub mod local;
+mod login;
 mod process;
 mod prompt;
 pub mod session;
