@@ -10,6 +10,10 @@ mv() { ask mv "$@" || command mv "$@"; }
 ln() { ask ln "$@" || command ln "$@"; }
 rm() { ask rm "$@" || command rm "$@"; }
 mkdir() { ask mkdir "$@" || command mkdir "$@"; }
+# Between two looks at something. It may be over early.
+nap() { # 0.SECONDS
+  ask sleep "$1" || sleep "$1"
+}
 
 # Only our shell itself asks, and one thing at a time: nobody reads the answer to another's request.
 ask() { # PROGRAM ARGS... -> $answer
@@ -98,6 +102,7 @@ my %jobs = (
     }
     @_ > 0;
   },
+  "sleep" => sub { @_ == 1 && $_[0] =~ /^0[.]\d+$/ && select(undef, undef, undef, $_[0]) <= 0 },
 );
 $jobs{"mv"} = $jobs{"mv -f"};
 sub link_to {
@@ -116,7 +121,7 @@ while (defined(my $count = <STDIN>)) {
   $job .= " " . shift @words if @words && $words[0] =~ /^-/;
   my $known = $jobs{$job};
   # Where we are is not where the shell is.
-  my @paths = $job =~ /^ln/ ? @words[1 .. $#words] : @words;
+  my @paths = $job =~ /^ln/ ? @words[1 .. $#words] : $job eq "sleep" ? () : @words;
   my $answer = $known && !grep(!m{^/}, @paths) && $known->(@words) || "no";
   print $answer eq "lost" || $answer eq "no" ? $answer : "well", "\n";
 }

@@ -150,7 +150,7 @@ stable() { # INVOCATION TENTHS
     fi
     [ $ticks -ge "$2" ] && return 0
     if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
-    sleep 0.1
+    nap 0.1
     ticks=$((ticks + 1))
   done
 }
@@ -179,7 +179,7 @@ health_exec() { # COMMAND INTERVAL-TENTHS TIMEOUT-TENTHS GOOD
       return 1
     fi
     pause=0
-    while [ $pause -lt "$2" ]; do sleep 0.1; pause=$((pause + 1)); done
+    while [ $pause -lt "$2" ]; do nap 0.1; pause=$((pause + 1)); done
     ticks=$((ticks + $2 + 1))
   done
 }

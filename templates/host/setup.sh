@@ -60,7 +60,7 @@ setup_unit() { # DIR TIMEOUT-S
     esac
     if [ -e "$S/cancel" ]; then sc stop "$SETUP_UNIT"; failure=cancelled; because="asked to stop during setup"; return 1; fi
     show_log
-    sleep 0.1
+    nap 0.1
   done
   sc stop "$SETUP_UNIT" 2>/dev/null
   sc reset-failed "$SETUP_UNIT" 2>/dev/null
@@ -97,7 +97,7 @@ setup_by_hand() { # DIR TIMEOUT-S
       return 1
     fi
     show_log
-    sleep 0.1
+    nap 0.1
     ticks=$((ticks + 1))
   done
   kill -KILL "-$pid" 2>/dev/null

@@ -57,6 +57,9 @@ fn the_helper_does_what_the_programs_do() {
         ("mkdir -p $D/dangling", "no"),
         ("mkdir -p -m 700 $D/x", "no"),
         ("mkdir $D/x", "no"),
+        ("nap 0.02", "well"),
+        ("nap 0.2.0", "no"),
+        ("nap 1", "no"),
         (r#"rm -f "$D/two words" "$D/line${NL}break""#, "well"),
     ];
     for (words, expected) in trials {
