@@ -18,7 +18,8 @@ nap() { # 0.SECONDS
 # Only our shell itself asks, and one thing at a time: nobody reads the answer to another's request.
 ask() { # PROGRAM ARGS... -> $answer
   answer=
-  [ -n "$helper" ] && [ -z "$asking" ] && read -r asker _ </proc/self/stat && [ "$asker" = $$ ] || return 1
+  # Not by what is in a file of /proc: the shell reads that byte by byte.
+  [ -n "$helper" ] && [ -z "$asking" ] && [ /proc/self -ef "/proc/$$" ] || return 1
   asking=1
   # One that went without an answer may have been told by the disk.
   { printf '%s\0' $# "$@" >&5 && { IFS= read -r answer <&7 || { answer=lost; false; }; }; } 2>/dev/null || helper=

@@ -194,7 +194,7 @@ await_upload() { # MARK
     [ $(($# - 1)) != "${of%%.*}" ] || return 0
     if [ -e "$S/cancel" ]; then bad cancelled "asked to stop"; return 1; fi
     # Behind the first mark the others are near. To look without a pause would take from sshd what it needs to bring them.
-    if [ -e "$2" ]; then nap 0.003; elif [ $naps -lt 300 ]; then nap 0.01; else nap 0.1; fi
+    if [ -e "$2" ]; then nap 0.003; elif [ $naps -lt 50 ]; then nap 0.01; elif [ $naps -lt 150 ]; then nap 0.03; else nap 0.1; fi
     naps=$((naps + 1))
   done
   all_sent
