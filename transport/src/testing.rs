@@ -29,6 +29,7 @@ pub struct Relay {
     addr: SocketAddr,
     counts: Arc<Counts>,
     cut: watch::Sender<bool>,
+    held: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
 
@@ -47,9 +48,9 @@ impl Relay {
             turns: AtomicU64::new(0),
             asked: AtomicBool::new(false),
         });
-        let cut = watch::Sender::new(false);
-        let accepting = tokio::spawn(accept(listener, to, delay, counts.clone(), cut.clone()));
-        Ok(Self { addr, counts, cut, accepting })
+        let (cut, held) = (watch::Sender::new(false), watch::Sender::new(false));
+        let accepting = tokio::spawn(accept(listener, to, delay, counts.clone(), cut.clone(), held.clone()));
+        Ok(Self { addr, counts, cut, held, accepting })
     }
 
     /// Where to connect.
@@ -78,6 +79,11 @@ impl Relay {
         self.counts.up_to.store(bytes_up, Ordering::Relaxed);
     }
 
+    /// From now on takes what clients send, and hands nothing of it on.
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
     /// Cuts all connections and takes no new ones, as a pulled cable would if it told.
     pub fn cut(&self) {
         self.cut.send_replace(true);
@@ -91,13 +97,20 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, delay: Duration, counts: Arc<Counts>, cut: watch::Sender<bool>) {
+async fn accept(
+    listener: TcpListener,
+    to: SocketAddr,
+    delay: Duration,
+    counts: Arc<Counts>,
+    cut: watch::Sender<bool>,
+    held: watch::Sender<bool>,
+) {
     while let Ok((client, _)) = listener.accept().await {
-        let (counts, cut, mut is_cut) = (counts.clone(), cut.clone(), cut.subscribe());
+        let (counts, cut, mut is_cut, held) = (counts.clone(), cut.clone(), cut.subscribe(), held.subscribe());
         tokio::spawn(async move {
             tokio::select! {
                 _ = is_cut.wait_for(|cut| *cut) => {}
-                _ = relay(client, to, delay, counts, cut) => {}
+                _ = relay(client, to, delay, counts, cut, held) => {}
             }
         });
     }
@@ -109,7 +122,9 @@ async fn relay(
     delay: Duration,
     counts: Arc<Counts>,
     cut: watch::Sender<bool>,
+    held: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
+    let free = watch::Sender::new(false).subscribe();
     let server = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -128,14 +143,20 @@ async fn relay(
             counts.turns.fetch_add(1, Ordering::Relaxed);
         }
     };
-    tokio::try_join!(one_way(from_client, to_server, delay, up), one_way(from_server, to_client, delay, down))?;
+    tokio::try_join!(one_way(from_client, to_server, delay, held, up), one_way(from_server, to_client, delay, free, down))?;
     Ok(())
 }
 
 /// Chunks under way at most: enough for any link a test imagines.
 const UNDER_WAY: usize = 4096;
 
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration, count: impl Fn(u64)) -> std::io::Result<()> {
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    delay: Duration,
+    mut held: watch::Receiver<bool>,
+    count: impl Fn(u64),
+) -> std::io::Result<()> {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(UNDER_WAY);
     let read = async move {
         let mut buffer = BytesMut::new();
@@ -151,6 +172,8 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duratio
     let write = async move {
         while let Some((due, data)) = receiver.recv().await {
             sleep_until(due).await;
+            // Or nobody is there any more who could say so.
+            drop(held.wait_for(|held| !held).await);
             to.write_all(&data).await?;
         }
         to.shutdown().await

@@ -13,8 +13,12 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
+
+/// KiB that all uploads of this process together have under way: on a slow line all of it waits in our memory. One upload alone has
+/// room for 8 channels with sshd's whole window each.
+static ROOM: Semaphore = Semaphore::const_new(24 << 10);
 
 /// What ends an upload.
 pub(super) enum Failure {
@@ -61,6 +65,10 @@ pub(super) struct Job<'a> {
     began: OnceLock<Instant>,
     /// Bytes that were given out.
     taken: AtomicU64,
+    /// Bytes under way.
+    under_way: AtomicU64,
+    /// None is any more.
+    idle: Notify,
     /// Bytes that the host has confirmed.
     sent: AtomicU64,
     /// Channels that have taken something.
@@ -79,6 +87,8 @@ impl<'a> Job<'a> {
             resumed: AtomicU64::new(0),
             began: OnceLock::new(),
             taken: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
+            idle: Notify::new(),
             sent: AtomicU64::new(0),
             channels: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -235,12 +245,41 @@ impl<'f> Flight<'f> {
             let Some((at, length)) = job.take(write) else { break };
             self.busy.get_or_insert_with(|| Busy::new(job));
             job.pace().await;
+            let room = self.room(length).await;
             match job.source.read(at, length).await {
-                Ok(data) => self.send(length as u64, sftp.raw.write(handle, at, data)),
+                Ok(data) => {
+                    let written = sftp.raw.write(handle, at, data);
+                    self.send(length as u64, async move {
+                        let _room = room;
+                        written.await
+                    });
+                }
                 Err(error) => self.fail(error.into()),
             }
             while let Some(answered) = self.next_if(self.bytes >= depth * write as u64).await {
                 self.note(answered);
+            }
+        }
+    }
+
+    /// Waits for room for so many bytes. An upload that has nothing under way needs none: hosts that are gone, and hold on to what
+    /// they have, must not stop the others.
+    async fn room(&mut self, length: usize) -> Room<'f> {
+        let (job, bytes) = (self.job, length as u64);
+        let mut room = pin!(ROOM.acquire_many(u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX)));
+        loop {
+            let idle = job.idle.notified();
+            if job.under_way.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return Room { job, bytes, _of_all: None };
+            }
+            tokio::select! {
+                biased;
+                room = &mut room => {
+                    job.under_way.fetch_add(bytes, Ordering::Relaxed);
+                    return Room { job, bytes, _of_all: room.ok() };
+                }
+                Some(answered) = self.answers.next(), if !self.answers.is_empty() => self.note(answered),
+                () = idle => {}
             }
         }
     }
@@ -292,6 +331,21 @@ impl<'f> Flight<'f> {
     fn fail(&mut self, failure: Failure) {
         self.job.stop();
         self.failed.get_or_insert(failure);
+    }
+}
+
+/// So many bytes of an upload may be under way.
+struct Room<'j> {
+    job: &'j Job<'j>,
+    bytes: u64,
+    _of_all: Option<SemaphorePermit<'static>>,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.job.under_way.fetch_sub(self.bytes, Ordering::Relaxed) == self.bytes {
+            self.job.idle.notify_waiters();
+        }
     }
 }
 

@@ -75,6 +75,40 @@ async fn new_files_take_one_round_trip() {
     assert_eq!(host.marks(), Vec::<String>::new());
 }
 
+/// Hosts that take nothing any more fill what there is room for, and no more; and others do without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
+    let Some(mut host) = Host::openssh("MaxStartups 100").await else { return };
+    let (gone, there) = (host.relay(25).await, host.relay(25).await);
+    host.file(9 * MIB);
+    let local = host.folder.path().join("local");
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        sessions.push(host.ahead(&gone, 9 * MIB).await);
+    }
+    gone.hold();
+    let before = gone.bytes_up();
+    let uploads = sessions.into_iter().enumerate().map(|(n, session)| {
+        let (local, remote) = (local.clone(), host.folder.path().join(format!("{n}/file")).display().to_string());
+        tokio::spawn(async move { session.upload_new(&local, &remote, &format!("{remote}.mark"), &|_| {}).await })
+    });
+    let uploads: Vec<_> = uploads.collect();
+    let mut under_way = 0;
+    while under_way < gone.bytes_up() - before || under_way < 20 * MIB {
+        under_way = gone.bytes_up() - before;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // And a piece for each of them.
+    assert!(under_way < 27 * MIB, "{under_way}");
+    let session = host.ahead(&there, 9 * MIB).await;
+    assert_eq!(host.upload_new(&session).await.unwrap().bytes, 9 * MIB);
+    host.check();
+    gone.cut();
+    for upload in uploads {
+        upload.await.unwrap().unwrap_err();
+    }
+}
+
 /// What is behind a channel that was just opened is not known yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_files_go_before_the_server_has_said_a_word() {
