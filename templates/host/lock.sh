@@ -188,7 +188,8 @@ all_sent() {
 # Waits for the package: until each channel that it came over has made its mark (MARK.CHANNELS.N), or the controller says the word.
 await_upload() { # MARK
   naps=0
-  while listens; do
+  # A process that has ended has no program. To read what else there is of it takes a millisecond.
+  while { [ $((naps % 50)) -ne 0 ] && [ -e "/proc/$listener/exe" ]; } || listens; do
     set -- "$1" "$INCOMING/$NAME.$1".*
     of=${2#"$INCOMING/$NAME.$1."}
     [ $(($# - 1)) != "${of%%.*}" ] || return 0
