@@ -355,7 +355,7 @@ pub(super) fn plain(error: &SftpError) -> String {
 /// free once the server agreed to its end.
 fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiver<bool>) {
     let (mut half, writer) = channel.split();
-    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (ours, theirs) = tokio::io::duplex(256 << 10);
     let (end, ended) = oneshot::channel();
     tokio::spawn(async move {
         let mut heard = false;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 /// KiB that all uploads of this process together have under way: on a slow line all of it waits in our memory. One upload alone has
 /// room for 8 channels with sshd's whole window each.
-static ROOM: Semaphore = Semaphore::const_new(24 << 10);
+static ROOM: Semaphore = Semaphore::const_new(16 << 10);
 
 /// What ends an upload.
 pub(super) enum Failure {

@@ -94,12 +94,12 @@ async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
     });
     let uploads: Vec<_> = uploads.collect();
     let mut under_way = 0;
-    while under_way < gone.bytes_up() - before || under_way < 20 * MIB {
+    while under_way < gone.bytes_up() - before || under_way < 12 * MIB {
         under_way = gone.bytes_up() - before;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     // And a piece for each of them.
-    assert!(under_way < 27 * MIB, "{under_way}");
+    assert!(under_way < 19 * MIB, "{under_way}");
     let session = host.ahead(&there, 9 * MIB).await;
     assert_eq!(host.upload_new(&session).await.unwrap().bytes, 9 * MIB);
     host.check();
