@@ -10,7 +10,7 @@ mv() { ask mv "$@" || command mv "$@"; }
 ln() { ask ln "$@" || command ln "$@"; }
 rm() { ask rm "$@" || command rm "$@"; }
 mkdir() { ask mkdir "$@" || command mkdir "$@"; }
-# Between two looks at something. It may be over early.
+# Between two looks at something.
 nap() { # 0.SECONDS
   ask sleep "$1" || sleep "$1"
 }
@@ -103,7 +103,13 @@ my %jobs = (
     }
     @_ > 0;
   },
-  "sleep" => sub { @_ == 1 && $_[0] =~ /^0[.]\d+$/ && select(undef, undef, undef, $_[0]) <= 0 },
+  "sleep" => sub {
+    return unless @_ == 1 && $_[0] =~ /^0[.]\d+$/;
+    # The alarm wakes it, and the kernel says how much is left.
+    my ($woken, $left) = (-1, $_[0]);
+    ($woken, $left) = select(undef, undef, undef, $left) while $woken < 0;
+    1;
+  },
 );
 $jobs{"mv"} = $jobs{"mv -f"};
 sub link_to {

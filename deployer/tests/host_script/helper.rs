@@ -114,6 +114,21 @@ fn without_the_helper_the_programs_do_it() {
     }
 }
 
+/// Also when the helper looks after its shell meanwhile, as it does once a second: time is counted by naps.
+#[test]
+fn a_nap_takes_its_time() {
+    let heard = says(&format!(
+        r#"{USER}
+        {HELPED}
+        uptime_cs; begun=$up
+        nap 0.7; nap 0.7
+        uptime_cs
+        [ $((up - begun)) -ge 138 ] || echo "over after $((up - begun))"
+        answered"#
+    ));
+    assert_eq!(heard, "well");
+}
+
 #[test]
 fn the_helper_goes_with_its_shell_and_the_lock_with_it() {
     for (shell, end) in [("sh", "kill -KILL $$"), ("bash", "kill -KILL $$"), ("sh", "leave"), ("bash", "leave")] {
