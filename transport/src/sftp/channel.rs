@@ -1,24 +1,27 @@
 //! One sftp channel: opening it, and making folders and files over it.
 
+use super::pipe::{self, Piece, Pieces, Pipe, Request, Requests};
 use crate::TransportError;
 use crate::session::{CLOSING, Connection, Place};
-use bytes::BytesMut;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use russh::client::Msg;
-use russh::{Channel, ChannelMsg};
+use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::RawSftpSession;
-use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
+use russh_sftp::protocol::{FileAttributes, OpenFlags, Status, StatusCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 
 /// Bytes per write at most: what OpenSSH takes (`limits@openssh.com` says 261120).
 pub(super) const MAX_WRITE: usize = 255 << 10;
 /// Bytes per write that every server takes.
 const SAFE_WRITE: usize = 32 << 10;
+/// Bytes that are read at once: a whole packet of OpenSSH.
+const STEP: usize = 32 << 10;
 /// A deep queue on a slow link takes its time: the library counts from queueing.
 const REQUEST_TIMEOUT_S: u64 = 600;
 /// Small requests with nothing queued before them.
@@ -41,6 +44,7 @@ const SYMLINK: u32 = 0o120_000;
 /// An sftp channel. It can be used at once: the server works in order, and what it says of itself is its first answer.
 pub(super) struct Sftp {
     pub(super) raw: Arc<RawSftpSession>,
+    pieces: Pieces,
     greeting: Shared<BoxFuture<'static, Greeting>>,
     handles: Mutex<Handles>,
 }
@@ -103,17 +107,17 @@ impl Sftp {
     /// Asks for the server. Nothing is waited for.
     pub(super) async fn open(channel: Channel<Msg>, place: Place) -> Option<Self> {
         channel.request_subsystem(true, "sftp").await.ok()?;
-        let (pipe, ended) = stream(channel, place);
-        Some(Self::over(pipe, ended))
+        let (pipe, pieces, ended) = carry(channel, place);
+        Some(Self::over(pipe, pieces, ended))
     }
 
     /// Greets the server at the other end of `pipe`. What is asked for behind it is sent in the same flight.
-    pub(super) fn over(pipe: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ended: oneshot::Receiver<bool>) -> Self {
+    pub(super) fn over(pipe: Pipe, pieces: Pieces, ended: oneshot::Receiver<bool>) -> Self {
         let config =
             russh_sftp::client::Config { request_timeout_secs: REQUEST_TIMEOUT_S, ..russh_sftp::client::Config::default() };
         let raw = Arc::new(RawSftpSession::new_with_config(pipe, config));
         let greeting = greet(raw.clone(), ended).boxed().shared();
-        let sftp = Self { raw, greeting, handles: Mutex::new(Handles::None) };
+        let sftp = Self { raw, pieces, greeting, handles: Mutex::new(Handles::None) };
         // Looked for once, which sends it.
         sftp.known();
         sftp
@@ -179,6 +183,21 @@ impl Sftp {
 
     fn handles(&self) -> MutexGuard<'_, Handles> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the host to write `piece` where it is in its file. That is asked when this returns, and its bytes are read when they can go.
+    pub(super) fn write<'s>(&'s self, handle: &'s str, piece: Piece) -> BoxFuture<'s, Result<Status, SftpError>> {
+        let mut written = self.raw.write(handle, piece.at, Vec::new()).boxed();
+        let mut pieces = self.pieces.lock();
+        pieces.push_back(piece);
+        // The library sends a request, into a queue without bounds, when it is first polled.
+        match written.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => written,
+            Poll::Ready(result) => {
+                pieces.pop_back();
+                std::future::ready(result).boxed()
+            }
+        }
     }
 
     /// Sends a change of a file's size or permissions and waits for the answer.
@@ -350,32 +369,21 @@ pub(super) fn plain(error: &SftpError) -> String {
     }
 }
 
-/// The channel as a stream that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
+/// The channel as a pipe that ends when the server refuses the subsystem: OpenSSH leaves the channel open then, and requests
 /// on it would wait for ever. The receiver resolves when it has ended: to whether anything was heard over it. The channel's place is
 /// free once the server agreed to its end.
-fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiver<bool>) {
+fn carry(channel: Channel<Msg>, place: Place) -> (Pipe, Pieces, oneshot::Receiver<bool>) {
     let (mut half, writer) = channel.split();
-    let (ours, theirs) = tokio::io::duplex(256 << 10);
+    let (pipe, requests, mut answers, pieces) = pipe::pipe();
     let (end, ended) = oneshot::channel();
     tokio::spawn(async move {
         let mut heard = false;
-        let (mut requests, mut replies) = tokio::io::split(ours);
-        let send = async {
-            let mut buffer = BytesMut::new();
-            loop {
-                buffer.reserve(MAX_WRITE);
-                let read = requests.read_buf(&mut buffer).await.unwrap_or(0);
-                if read == 0 || writer.data_bytes(buffer.split().freeze()).await.is_err() {
-                    break;
-                }
-            }
-        };
         let receive = async {
             while let Some(message) = half.wait().await {
                 match message {
                     ChannelMsg::Data { data } => {
                         heard = true;
-                        if replies.write_all(&data).await.is_err() {
+                        if answers.write_all(&data).await.is_err() {
                             break;
                         }
                     }
@@ -385,17 +393,34 @@ fn stream(channel: Channel<Msg>, place: Place) -> (DuplexStream, oneshot::Receiv
             }
         };
         tokio::select! {
-            () = send => {}
+            _ = send(&writer, requests) => {}
             () = receive => {}
         }
         // Nobody may be left to tell.
         let _ = end.send(heard);
-        drop((requests, replies));
+        drop(answers);
         // Closed already, or nobody is left to tell.
         if writer.close().await.is_ok() {
             let _ = tokio::time::timeout(CLOSING, async { while half.wait().await.is_some() {} }).await;
         }
         drop(place);
     });
-    (theirs, ended)
+    (pipe, pieces, ended)
+}
+
+/// Sends requests, and what goes with them, until there are no more or the channel is gone.
+async fn send(writer: &ChannelWriteHalf<Msg>, mut requests: Requests) -> Result<(), russh::Error> {
+    while let Some(request) = requests.next().await {
+        match request {
+            Request::Whole(request) => writer.data_bytes(request).await?,
+            Request::Write(head, mut piece) => {
+                writer.data_bytes(head).await?;
+                while piece.length > 0 {
+                    // Returns when the host has a place for them.
+                    writer.data_bytes(piece.read(STEP).await).await?;
+                }
+            }
+        }
+    }
+    Ok(())
 }

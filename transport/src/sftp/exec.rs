@@ -68,7 +68,7 @@ pub(super) async fn upload(
     while at < source.size() {
         let length = usize::try_from(source.size() - at).unwrap_or(MAX_WRITE).min(MAX_WRITE);
         let data = source.read(at, length).await?;
-        if process.write(Bytes::from(data)).await.is_err() {
+        if process.write(data).await.is_err() {
             break;
         }
         at += length as u64;

@@ -1,6 +1,7 @@
 //! One upload: what is still to be sent, taken piece by piece by as many channels as there are.
 
 use super::channel::{NoServer, Sftp};
+use super::pipe::Piece;
 use super::source::Source;
 use crate::{Progress, Sent, TransportError, link};
 use futures::StreamExt as _;
@@ -11,14 +12,16 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// KiB that all uploads of this process together have under way: on a slow line all of it waits in our memory. One upload alone has
-/// room for 8 channels with sshd's whole window each.
-static ROOM: Semaphore = Semaphore::const_new(16 << 10);
+/// Bytes that all uploads of this process together have under way. What a host does not take at once it keeps in a buffer that it
+/// copies whenever it grows: where many take turns at the same line or the same cores, a whole window for each only makes them slow.
+const ROOM: u64 = 16 << 20;
+/// Uploads that share it.
+static UPLOADS: AtomicU64 = AtomicU64::new(0);
 
 /// What ends an upload.
 pub(super) enum Failure {
@@ -55,7 +58,7 @@ enum Phase {
 
 /// The state of one upload. All its channels are driven by one task.
 pub(super) struct Job<'a> {
-    pub(super) source: &'a Source,
+    pub(super) source: &'a Arc<Source>,
     progress: Progress<'a>,
     phase: watch::Sender<Phase>,
     /// Byte ranges that nobody has taken yet.
@@ -65,10 +68,6 @@ pub(super) struct Job<'a> {
     began: OnceLock<Instant>,
     /// Bytes that were given out.
     taken: AtomicU64,
-    /// Bytes under way.
-    under_way: AtomicU64,
-    /// None is any more.
-    idle: Notify,
     /// Bytes that the host has confirmed.
     sent: AtomicU64,
     /// Channels that have taken something.
@@ -78,7 +77,8 @@ pub(super) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    pub(super) fn new(source: &'a Source, progress: Progress<'a>) -> Self {
+    pub(super) fn new(source: &'a Arc<Source>, progress: Progress<'a>) -> Self {
+        UPLOADS.fetch_add(1, Ordering::Relaxed);
         Self {
             source,
             progress,
@@ -87,8 +87,6 @@ impl<'a> Job<'a> {
             resumed: AtomicU64::new(0),
             began: OnceLock::new(),
             taken: AtomicU64::new(0),
-            under_way: AtomicU64::new(0),
-            idle: Notify::new(),
             sent: AtomicU64::new(0),
             channels: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -190,6 +188,12 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Whether it has its share of what may be under way.
+    fn is_full(&self) -> bool {
+        let under_way = self.taken.load(Ordering::Relaxed) - self.sent.load(Ordering::Relaxed);
+        under_way >= ROOM / UPLOADS.load(Ordering::Relaxed).max(1)
+    }
+
     /// The host has confirmed so many more bytes.
     fn arrived(&self, bytes: u64) {
         if bytes > 0 {
@@ -209,6 +213,12 @@ impl<'a> Job<'a> {
         flight.pieces(handle, under_way).await;
         flight.add(sftp.raw.close(handle));
         flight.end().await
+    }
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        UPLOADS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -236,50 +246,33 @@ impl<'f> Flight<'f> {
         self.send(0, request);
     }
 
-    /// Writes pieces until none is left or something has failed, with so many bytes under way.
+    /// Writes pieces until none is left or something has failed, with so many bytes under way. Returns when all of them were read.
     pub(super) async fn pieces(&mut self, handle: &'f str, under_way: u64) {
         let (job, sftp) = (self.job, self.sftp);
+        let (unreadable, mut reasons) = mpsc::unbounded_channel();
         while !self.has_failed() {
             let write = sftp.write_size();
-            let depth = (under_way / write as u64).max(1);
+            let depth = (under_way / write as u64).max(1) * write as u64;
             let Some((at, length)) = job.take(write) else { break };
             self.busy.get_or_insert_with(|| Busy::new(job));
             job.pace().await;
-            let room = self.room(length).await;
-            match job.source.read(at, length).await {
-                Ok(data) => {
-                    let written = sftp.raw.write(handle, at, data);
-                    self.send(length as u64, async move {
-                        let _room = room;
-                        written.await
-                    });
-                }
-                Err(error) => self.fail(error.into()),
-            }
-            while let Some(answered) = self.next_if(self.bytes >= depth * write as u64).await {
+            let piece = Piece { source: job.source.clone(), at, length, unreadable: unreadable.clone() };
+            self.send(length as u64, sftp.write(handle, piece));
+            while let Some(answered) = self.next_if(self.bytes >= depth || self.bytes > 0 && job.is_full()).await {
                 self.note(answered);
             }
-        }
-    }
-
-    /// Waits for room for so many bytes. An upload that has nothing under way needs none: hosts that are gone, and hold on to what
-    /// they have, must not stop the others.
-    async fn room(&mut self, length: usize) -> Room<'f> {
-        let (job, bytes) = (self.job, length as u64);
-        let mut room = pin!(ROOM.acquire_many(u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX)));
-        loop {
-            let idle = job.idle.notified();
-            if job.under_way.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Room { job, bytes, _of_all: None };
+            if let Ok(reason) = reasons.try_recv() {
+                self.fail(reason.into());
             }
+        }
+        drop(unreadable);
+        while !self.has_failed() {
             tokio::select! {
-                biased;
-                room = &mut room => {
-                    job.under_way.fetch_add(bytes, Ordering::Relaxed);
-                    return Room { job, bytes, _of_all: room.ok() };
-                }
-                Some(answered) = self.answers.next(), if !self.answers.is_empty() => self.note(answered),
-                () = idle => {}
+                reason = reasons.recv() => match reason {
+                    Some(reason) => self.fail(reason.into()),
+                    None => break,
+                },
+                Some(answered) = self.answers.next() => self.note(answered),
             }
         }
     }
@@ -331,21 +324,6 @@ impl<'f> Flight<'f> {
     fn fail(&mut self, failure: Failure) {
         self.job.stop();
         self.failed.get_or_insert(failure);
-    }
-}
-
-/// So many bytes of an upload may be under way.
-struct Room<'j> {
-    job: &'j Job<'j>,
-    bytes: u64,
-    _of_all: Option<SemaphorePermit<'static>>,
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        if self.job.under_way.fetch_sub(self.bytes, Ordering::Relaxed) == self.bytes {
-            self.job.idle.notify_waiters();
-        }
     }
 }
 

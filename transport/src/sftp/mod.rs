@@ -18,6 +18,7 @@ mod channel;
 mod exec;
 mod job;
 mod new;
+mod pipe;
 mod resume;
 mod source;
 mod spare;
@@ -125,7 +126,7 @@ impl Uploader {
     /// opened ahead it is three: the file is made together with the start of sftp. The host's answers on what it has already are
     /// two more, and one is for the end of such an upload.
     pub(crate) async fn upload(&self, local: &Path, remote: &str, progress: Progress<'_>) -> Result<Sent, TransportError> {
-        let source = Source::open(local).await?;
+        let source = Arc::new(Source::open(local).await?);
         let connection = &self.opening.connection;
         let job = Job::new(&source, progress);
         // Where it is known already that there is no sftp, no channel can be of use.

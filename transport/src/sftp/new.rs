@@ -13,6 +13,7 @@ use crate::{Progress, Sent, TransportError};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::protocol::OpenFlags;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The handle of the only open file of a channel: four bytes of a number.
@@ -44,7 +45,7 @@ impl Uploader {
         progress: Progress<'_>,
     ) -> Result<Sent, TransportError> {
         let connection = &self.opening.connection;
-        let source = Source::open(local).await?;
+        let source = Arc::new(Source::open(local).await?);
         let mut waits = 0;
         let (first, _) = self.opening.channel(&mut waits).await;
         // Only what had to be waited for: the rest was heard beside other work.
@@ -150,7 +151,7 @@ impl<'n> New<'n> {
     async fn send(&self, sftp: &'n Sftp, mut flight: Flight<'n>, n: usize) -> Result<(), Failure> {
         flight.pieces(FIRST, self.under_way).await;
         flight.add(sftp.raw.close(FIRST));
-        // All marks mean that all bytes were sent.
+        // All marks mean that all bytes were sent, and that they are those of the file.
         if !flight.has_failed() {
             let mark = format!("{}.{}.{n}", self.mark, self.channels);
             flight.add(sftp.raw.mkdir(mark, channel::private_folder()));
@@ -184,10 +185,12 @@ async fn look(sftp: &Sftp, remote: &str, size: u64) -> Result<(), SftpError> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
 mod tests {
+    use super::super::pipe::{self, Request, Requests};
     use super::*;
     use russh_sftp::protocol::{Attrs, FileAttributes, Handle, Status, StatusCode};
     use russh_sftp::server::Handler;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
     /// A server that takes all, and has handles of its own.
     struct Server {
@@ -233,11 +236,30 @@ mod tests {
         }
     }
 
+    /// Carries requests and answers as a channel does.
+    async fn over_stream(stream: DuplexStream, mut requests: Requests, mut answers: DuplexStream) {
+        let (mut from, mut to) = tokio::io::split(stream);
+        let send = async {
+            while let Some(request) = requests.next().await {
+                match request {
+                    Request::Whole(request) => to.write_all(&request).await.unwrap(),
+                    Request::Write(head, mut piece) => {
+                        to.write_all(&head).await.unwrap();
+                        while piece.length > 0 {
+                            to.write_all(&piece.read(1000).await).await.unwrap();
+                        }
+                    }
+                }
+            }
+        };
+        let _ = futures::join!(send, tokio::io::copy(&mut from, &mut answers));
+    }
+
     /// Uploads 8 MiB.
     async fn bring(sftp: &Sftp) -> Result<(), Failure> {
         let local = tempfile::NamedTempFile::new().unwrap();
         local.as_file().set_len(8 << 20).unwrap();
-        let source = Source::open(local.path()).await.unwrap();
+        let source = Arc::new(Source::open(local.path()).await.unwrap());
         let job = Job::new(&source, &|_| {});
         job.begin(std::iter::once(0..8 << 20).collect());
         let (folders, under_way) = (vec!["a", "a/b"], 512 << 10);
@@ -254,7 +276,9 @@ mod tests {
         let asked = Arc::new(Mutex::new(Vec::new()));
         russh_sftp::server::run(theirs, Server { handle, asked: asked.clone() }).await;
         let (_end, ended) = tokio::sync::oneshot::channel();
-        let sftp = Sftp::over(ours, ended);
+        let (pipe, requests, answers, pieces) = pipe::pipe();
+        tokio::spawn(over_stream(ours, requests, answers));
+        let sftp = Sftp::over(pipe, pieces, ended);
         let done = bring(&sftp).await;
         // Behind what nobody waits for.
         let _ = sftp.raw.lstat("end").await;

@@ -1,6 +1,7 @@
 //! The local file of an upload: read by position, so that several channels can send parts of it.
 
 use crate::TransportError;
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::ops::Range;
@@ -39,14 +40,29 @@ impl Source {
     }
 
     /// The `length` bytes at `offset`. Fails when the file has become shorter.
-    pub(crate) async fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, TransportError> {
+    pub(crate) async fn read(&self, offset: u64, length: usize) -> Result<Bytes, TransportError> {
+        let mut data = vec![0; length];
+        if self.read_at_once(offset, &mut data) {
+            return Ok(data.into());
+        }
         let file = self.file.clone();
-        let read = blocking(move || {
-            let mut data = vec![0; length];
-            file.read_exact_at(&mut data, offset)?;
-            Ok(data)
-        });
+        let read = blocking(move || file.read_exact_at(&mut data, offset).map(|()| data.into()));
         read.await.map_err(|source| unreadable(&self.path, source))
+    }
+
+    /// Fills `data` if all of it is in memory; else another thread has to wait for the disk.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn read_at_once(&self, offset: u64, data: &mut [u8]) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        use std::io::IoSliceMut;
+
+        let length = data.len();
+        preadv2(&*self.file, &mut [IoSliceMut::new(data)], offset, ReadWriteFlags::NOWAIT) == Ok(length)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn read_at_once(&self, _: u64, _: &mut [u8]) -> bool {
+        false
     }
 
     /// The sha256 of each of `ranges`, in bytes.

@@ -293,7 +293,7 @@ async fn going_on_costs_three_more_round_trips() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_uploads_in_one_process_stay_small() {
+async fn many_uploads_in_one_process_arrive() {
     let host = Arc::new({
         let mut host = Host::embedded(true).await;
         host.file(2 * MIB);

@@ -86,7 +86,7 @@ async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
     for _ in 0..8 {
         sessions.push(host.ahead(&gone, 9 * MIB).await);
     }
-    gone.hold();
+    gone.hold(true);
     let before = gone.bytes_up();
     let uploads = sessions.into_iter().enumerate().map(|(n, session)| {
         let (local, remote) = (local.clone(), host.folder.path().join(format!("{n}/file")).display().to_string());
@@ -98,7 +98,7 @@ async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
         under_way = gone.bytes_up() - before;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    // And a piece for each of them.
+    // And less than a piece more for each of them.
     assert!(under_way < 19 * MIB, "{under_way}");
     let session = host.ahead(&there, 9 * MIB).await;
     assert_eq!(host.upload_new(&session).await.unwrap().bytes, 9 * MIB);
@@ -106,6 +106,38 @@ async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
     gone.cut();
     for upload in uploads {
         upload.await.unwrap().unwrap_err();
+    }
+}
+
+/// A file that is not what it was when it was opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_has_become_shorter_is_told_as_that() {
+    let mut hosts = vec![Host::embedded(true).await];
+    hosts.extend(Host::openssh("").await);
+    for mut host in hosts {
+        let relay = host.relay(20).await;
+        for new in [false, true] {
+            host.clear();
+            host.file(9 * MIB);
+            let session = host.ahead(&relay, 9 * MIB).await;
+            let local = host.folder.path().join("local");
+            relay.hold(true);
+            let shorten = async {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                std::fs::File::options().write(true).open(&local).unwrap().set_len(8 * MIB).unwrap();
+                relay.hold(false);
+            };
+            let upload = async { if new { host.upload_new(&session).await } else { host.upload(&session).await } };
+            let (failure, ()) = futures::join!(upload, shorten);
+            let failure = failure.unwrap_err();
+            assert!(matches!(failure, TransportError::Local { .. }), "{failure:?}");
+            assert!(failure.to_string().contains("local"), "{failure}");
+            // Its channels are as good as before.
+            host.clear();
+            host.file(9 * MIB);
+            host.upload(&session).await.unwrap();
+            host.check();
+        }
     }
 }
 

@@ -1,0 +1,150 @@
+//! Between the sftp library and its channel.
+//!
+//! The library copies what it is given to write, and keeps it from then on. So it gets WRITE requests without their bytes: these are
+//! put behind them here, when they are about to go.
+
+use super::source::Source;
+use crate::TransportError;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::mpsc;
+
+/// Bytes of answers that wait for the library.
+const ANSWERS: usize = 64 << 10;
+/// A request is its length after these bytes, then its type: draft-ietf-secsh-filexfer-02, section 3.
+const LENGTH: usize = 4;
+/// The type of WRITE, which ends with its bytes, and their length before them: section 6.4.
+const WRITE: u8 = 6;
+
+/// A part of a local file.
+pub(super) struct Piece {
+    pub(super) source: Arc<Source>,
+    pub(super) at: u64,
+    /// Bytes.
+    pub(super) length: usize,
+    /// Told when it cannot be read, and let go when it is on its way.
+    pub(super) unreadable: mpsc::UnboundedSender<TransportError>,
+}
+
+/// What the WRITE requests are to carry that the library has not sent on yet, in their order.
+#[derive(Clone, Default)]
+pub(super) struct Pieces(Arc<Mutex<VecDeque<Piece>>>);
+
+impl Pieces {
+    /// Nobody sends a WRITE meanwhile.
+    pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<Piece>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The library's end.
+pub(super) struct Pipe {
+    begun: BytesMut,
+    requests: Option<mpsc::UnboundedSender<Bytes>>,
+    answers: DuplexStream,
+}
+
+/// The channel's end.
+pub(super) struct Requests {
+    requests: mpsc::UnboundedReceiver<Bytes>,
+    pieces: Pieces,
+}
+
+/// A pipe, what comes out of it, where answers go in, and where pieces of files do.
+pub(super) fn pipe() -> (Pipe, Requests, DuplexStream, Pieces) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let (answers, answer) = tokio::io::duplex(ANSWERS);
+    let pieces = Pieces::default();
+    let pipe = Pipe { begun: BytesMut::new(), requests: Some(sender), answers };
+    (pipe, Requests { requests, pieces: pieces.clone() }, answer, pieces)
+}
+
+/// What goes next.
+pub(super) enum Request {
+    /// All of it.
+    Whole(Bytes),
+    /// A WRITE but for its bytes, which are these.
+    Write(Bytes, Piece),
+}
+
+impl Requests {
+    /// The next request. `None` when there will be none.
+    pub(super) async fn next(&mut self) -> Option<Request> {
+        let request = self.requests.recv().await?;
+        if request.get(LENGTH) != Some(&WRITE) {
+            return Some(Request::Whole(request));
+        }
+        let piece = self.pieces.lock().pop_front()?;
+        Some(Request::Write(with_length(&request, piece.length), piece))
+    }
+}
+
+impl Piece {
+    /// Reads the first bytes that are left, at most `most`. In place of those that cannot be read there are zeros: how many come was
+    /// said before.
+    pub(super) async fn read(&mut self, most: usize) -> Bytes {
+        let length = self.length.min(most);
+        let read = self.source.read(self.at, length).await;
+        self.at += length as u64;
+        self.length -= length;
+        read.unwrap_or_else(|error| {
+            // Or nobody waits for it any more.
+            let _ = self.unreadable.send(error);
+            vec![0; length].into()
+        })
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        // They go nowhere.
+        self.pieces.lock().clear();
+    }
+}
+
+/// A WRITE of nothing as one of so many bytes: the length of the request and that of its bytes, which it ends with, are others.
+fn with_length(request: &[u8], bytes: usize) -> Bytes {
+    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let mut head = BytesMut::with_capacity(request.len());
+    head.put_u32(length(request.len() - LENGTH + bytes));
+    head.put_slice(&request[LENGTH..request.len() - LENGTH]);
+    head.put_u32(length(bytes));
+    head.freeze()
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.begun.extend_from_slice(bytes);
+        while let Ok(length) = (&self.begun[..]).try_get_u32() {
+            let whole = LENGTH + length as usize;
+            if self.begun.len() < whole {
+                break;
+            }
+            let request = self.begun.split_to(whole).freeze();
+            if self.requests.as_ref().is_none_or(|requests| requests.send(request).is_err()) {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.requests = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.answers).poll_read(context, buffer)
+    }
+}
