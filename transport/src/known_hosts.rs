@@ -80,7 +80,8 @@ impl KnownHosts {
     pub fn known_algorithms(&self, address: &str, port: u16) -> Vec<Algorithm> {
         let name = host_pattern(address, port);
         let lines = self.lines().unwrap_or_default();
-        lines.iter().filter(|l| l.marker == Marker::None && l.matches(&name)).map(|l| l.key.algorithm()).collect()
+        let plain = lines.iter().filter(|l| l.marker == Marker::None && l.matches(&name));
+        plain.filter_map(|l| Some(l.key()?.algorithm())).collect()
     }
 
     fn lines(&self) -> Result<Vec<Line>, TransportError> {
@@ -161,7 +162,8 @@ struct Line {
     place: String,
     marker: Marker,
     hosts: String,
-    key: PublicKey,
+    /// Kind and content as they stand there: of thousands of hosts, one is asked for.
+    key: String,
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Vec<Line> {
@@ -188,11 +190,16 @@ fn parse_line(line: &str, place: String) -> Option<Line> {
     if marker != Marker::None {
         hosts = words.next()?;
     }
-    let key = PublicKey::from_openssh(&format!("{} {}", words.next()?, words.next()?)).ok()?;
+    let key = format!("{} {}", words.next()?, words.next()?);
     Some(Line { place, marker, hosts: hosts.to_owned(), key })
 }
 
 impl Line {
+    /// `None` when it is no key that we know.
+    fn key(&self) -> Option<PublicKey> {
+        PublicKey::from_openssh(&self.key).ok()
+    }
+
     fn matches(&self, name: &str) -> bool {
         if let Some(hashed) = self.hosts.strip_prefix("|1|") {
             return hash_matches(hashed, name).unwrap_or(false);
@@ -245,19 +252,20 @@ fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 fn judge(lines: &[Line], name: &str, key: &PublicKey) -> Verdict {
+    let matching = lines.iter().filter(|l| l.matches(name));
+    let matching: Vec<(&Line, PublicKey)> = matching.filter_map(|l| Some((l, l.key()?))).collect();
     // The comment takes part in comparing whole keys: compare the key data.
-    let same = |l: &&Line| l.key.key_data() == key.key_data();
-    let matching: Vec<&Line> = lines.iter().filter(|l| l.matches(name)).collect();
-    if let Some(line) = matching.iter().find(|l| l.marker == Marker::Revoked && same(l)) {
+    let is_same = |known: &PublicKey| known.key_data() == key.key_data();
+    if let Some((line, _)) = matching.iter().find(|(l, known)| l.marker == Marker::Revoked && is_same(known)) {
         return Verdict::Revoked(line.place.clone());
     }
-    let plain: Vec<&&Line> = matching.iter().filter(|l| l.marker == Marker::None).collect();
-    if plain.iter().any(|l| same(l)) {
+    let plain: Vec<_> = matching.iter().filter(|(l, _)| l.marker == Marker::None).collect();
+    if plain.iter().any(|(_, known)| is_same(known)) {
         return Verdict::Known;
     }
-    let other = plain.iter().find(|l| l.key.algorithm() == key.algorithm()).or(plain.first());
+    let other = plain.iter().find(|(_, known)| known.algorithm() == key.algorithm()).or(plain.first());
     match other {
-        Some(line) => Verdict::Changed(format!("{} says {}", line.place, line.key.fingerprint(HashAlg::Sha256))),
+        Some((line, known)) => Verdict::Changed(format!("{} says {}", line.place, known.fingerprint(HashAlg::Sha256))),
         None => Verdict::Unknown,
     }
 }
