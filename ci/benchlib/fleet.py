@@ -90,6 +90,7 @@ def watched(deploy):
 
 def real_fleet(section, folder, options):
     payload = Payload(f"{folder}/small", size=200_000)
+    large = Payload(f"{folder}/large")
     most = options.hosts
     ten = min(10, most)
     found = {}
@@ -98,6 +99,7 @@ def real_fleet(section, folder, options):
             if (count, delay) not in found:
                 beside = delay == LONG and count <= ten
                 found[count, delay] = deployed(section, f"{folder}/{count}-{delay}", lab, payload, count, delay, options.runs, beside)
+        whole = [deployed(section, f"{folder}/{count}-large", lab, large, count, LONG, options.runs, False) for count in (1, ten, most)][-1]
     for kind in ("no-op", "cold"):
         for delay in (LONG, LONGER):
             one, many = found[1, delay]["roadie", kind], found[ten, delay]["roadie", kind]
@@ -111,6 +113,9 @@ def real_fleet(section, folder, options):
         section.most("ours", f"{kind} on {ten} hosts: core-seconds beside the least", work, WORK_MOST, "x")
         section.most("5", f"{kind} on {most} hosts: client CPU for each", found[most, LONG]["roadie", kind].client_ms, 15, "ms")
         section.most("5", f"{kind} on {most} hosts: client memory", found[most, LONG]["roadie", kind].memory, 100, "MB")
+        size = f"{large.bytes / 1e6:.1f} MB"
+        section.most("5", f"{kind}, {size} on {most} hosts: client CPU for each", whole["roadie", kind].client_ms, 15, "ms")
+        section.most("5", f"{kind}, {size} on {most} hosts: client memory", whole["roadie", kind].memory, 100, "MB")
     section.notes.append(
         "The hosts share this machine's cores, and core-seconds are those of hosts and client together. `least` is one `ssh` to each host "
         "at once, with the cheapest encryption that sshd has and one script: unpack, write the unit, start. It locks, verifies, syncs and "
