@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 /// Bytes that all uploads of this process together have under way. What a host does not take at once it keeps in a buffer that it
@@ -22,6 +22,26 @@ use tokio::time::Instant;
 const ROOM: u64 = 16 << 20;
 /// Uploads that share it.
 static UPLOADS: AtomicU64 = AtomicU64::new(0);
+
+/// An upload's part in that.
+struct Share;
+
+impl Share {
+    fn take() -> Self {
+        UPLOADS.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+
+    fn bytes(&self) -> u64 {
+        ROOM / UPLOADS.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        UPLOADS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What ends an upload.
 pub(super) enum Failure {
@@ -66,8 +86,12 @@ pub(super) struct Job<'a> {
     resumed: AtomicU64,
     /// When the first piece was given out.
     began: OnceLock<Instant>,
+    /// Since it was known what is to be sent.
+    share: OnceLock<Share>,
     /// Bytes that were given out.
     taken: AtomicU64,
+    /// The host has confirmed some, or nobody is to take more.
+    answered: Notify,
     /// Bytes that the host has confirmed.
     sent: AtomicU64,
     /// Channels that have taken something.
@@ -78,7 +102,6 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub(super) fn new(source: &'a Arc<Source>, progress: Progress<'a>) -> Self {
-        UPLOADS.fetch_add(1, Ordering::Relaxed);
         Self {
             source,
             progress,
@@ -86,7 +109,9 @@ impl<'a> Job<'a> {
             left: Mutex::default(),
             resumed: AtomicU64::new(0),
             began: OnceLock::new(),
+            share: OnceLock::new(),
             taken: AtomicU64::new(0),
+            answered: Notify::new(),
             sent: AtomicU64::new(0),
             channels: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -130,6 +155,7 @@ impl<'a> Job<'a> {
             tracing::debug!(resumed, missing, "upload goes on with what is there");
             (self.progress)(resumed);
         }
+        self.share.get_or_init(Share::take);
         *self.ranges() = ranges.into_iter().filter(|r| !r.is_empty()).collect();
         self.phase.send_if_modified(|phase| {
             let looking = *phase == Phase::Looking;
@@ -148,6 +174,7 @@ impl<'a> Job<'a> {
     /// Nobody is to take more.
     pub(super) fn stop(&self) {
         self.ranges().clear();
+        self.answered.notify_waiters();
     }
 
     /// Whether a further channel may take pieces; waits until that is known.
@@ -188,10 +215,11 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Whether it has its share of what may be under way.
+    /// Whether more has to wait, because its share is under way. One that has nothing under way may send a piece all the same.
     fn is_full(&self) -> bool {
         let under_way = self.taken.load(Ordering::Relaxed) - self.sent.load(Ordering::Relaxed);
-        under_way >= ROOM / UPLOADS.load(Ordering::Relaxed).max(1)
+        let full = under_way > 0 && self.share.get().is_some_and(|share| under_way >= share.bytes());
+        full && !self.ranges().is_empty()
     }
 
     /// The host has confirmed so many more bytes.
@@ -199,6 +227,7 @@ impl<'a> Job<'a> {
         if bytes > 0 {
             let sent = self.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
             (self.progress)(self.resumed.load(Ordering::Relaxed) + sent);
+            self.answered.notify_waiters();
         }
     }
 
@@ -213,12 +242,6 @@ impl<'a> Job<'a> {
         flight.pieces(handle, under_way).await;
         flight.add(sftp.raw.close(handle));
         flight.end().await
-    }
-}
-
-impl Drop for Job<'_> {
-    fn drop(&mut self) {
-        UPLOADS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -249,30 +272,45 @@ impl<'f> Flight<'f> {
     /// Writes pieces until none is left or something has failed, with so many bytes under way. Returns when all of them were read.
     pub(super) async fn pieces(&mut self, handle: &'f str, under_way: u64) {
         let (job, sftp) = (self.job, self.sftp);
-        let (unreadable, mut reasons) = mpsc::unbounded_channel();
+        let (failed, mut failures) = mpsc::unbounded_channel();
         while !self.has_failed() {
+            self.room().await;
             let write = sftp.write_size();
             let depth = (under_way / write as u64).max(1) * write as u64;
             let Some((at, length)) = job.take(write) else { break };
             self.busy.get_or_insert_with(|| Busy::new(job));
             job.pace().await;
-            let piece = Piece { source: job.source.clone(), at, length, unreadable: unreadable.clone() };
+            let piece = Piece { source: job.source.clone(), at, length, failed: failed.clone() };
             self.send(length as u64, sftp.write(handle, piece));
-            while let Some(answered) = self.next_if(self.bytes >= depth || self.bytes > 0 && job.is_full()).await {
+            while let Some(answered) = self.next_if(self.bytes >= depth).await {
                 self.note(answered);
             }
-            if let Ok(reason) = reasons.try_recv() {
-                self.fail(reason.into());
+            if let Ok(failure) = failures.try_recv() {
+                self.fail(failure);
             }
         }
-        drop(unreadable);
+        drop(failed);
         while !self.has_failed() {
             tokio::select! {
-                reason = reasons.recv() => match reason {
-                    Some(reason) => self.fail(reason.into()),
+                failure = failures.recv() => match failure {
+                    Some(failure) => self.fail(failure),
                     None => break,
                 },
                 Some(answered) = self.answers.next() => self.note(answered),
+            }
+        }
+    }
+
+    /// Waits until the upload may have more under way, over whichever channel.
+    async fn room(&mut self) {
+        loop {
+            let answered = self.job.answered.notified();
+            if !self.job.is_full() {
+                return;
+            }
+            tokio::select! {
+                Some(answered) = self.answers.next() => self.note(answered),
+                () = answered => {}
             }
         }
     }

@@ -147,7 +147,10 @@ impl Uploader {
         };
         match done {
             Ok(()) => Ok(job.sent()),
-            Err(Failure::NoSftp(_)) => exec::upload(connection, &source, remote, progress).await,
+            Err(Failure::NoSftp(_)) => {
+                drop(job);
+                exec::upload(connection, &source, remote, progress).await
+            }
             Err(Failure::Here(error)) => Err(error),
             Err(Failure::There(error)) => Err(match self.opening.get().await {
                 Ok(ready) => ready.sftp.explain(connection, remote, &error).await,

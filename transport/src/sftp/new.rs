@@ -70,6 +70,7 @@ impl Uploader {
         tracing::debug!(remote, bytes = source.size(), channels, under_way, "upload of a new file");
         // Another upload may have come between.
         let Some(over_first) = new.begin(&first) else {
+            drop(job);
             self.spares.keep(spares).await;
             return self.upload(local, remote, progress).await;
         };
@@ -96,7 +97,7 @@ impl Uploader {
             }
             // Nobody has got anything of it.
             Err(Failure::NoSftp(NoServer::Ended)) if first.is_absent() => {
-                drop(spares);
+                drop((spares, job));
                 self.upload(local, remote, progress).await
             }
             Err(Failure::NoSftp(_)) => Err(not_new(connection.lost(), remote, "no sftp server answers".into())),

@@ -3,9 +3,10 @@
 //! The library copies what it is given to write, and keeps it from then on. So it gets WRITE requests without their bytes: these are
 //! put behind them here, when they are about to go.
 
+use super::job::Failure;
 use super::source::Source;
-use crate::TransportError;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use russh_sftp::client::error::Error as SftpError;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -27,8 +28,17 @@ pub(super) struct Piece {
     pub(super) at: u64,
     /// Bytes.
     pub(super) length: usize,
-    /// Told when it cannot be read, and let go when it is on its way.
-    pub(super) unreadable: mpsc::UnboundedSender<TransportError>,
+    /// Let go when all of it is on its way, and told what happened else.
+    pub(super) failed: mpsc::UnboundedSender<Failure>,
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // Or nobody waits for it any more.
+            let _ = self.failed.send(Failure::There(SftpError::UnexpectedBehavior("the channel has ended".into())));
+        }
+    }
 }
 
 /// What the WRITE requests are to carry that the library has not sent on yet, in their order.
@@ -79,7 +89,8 @@ impl Requests {
         if request.get(LENGTH) != Some(&WRITE) {
             return Some(Request::Whole(request));
         }
-        let piece = self.pieces.lock().pop_front()?;
+        // Each WRITE has a piece, or they are out of step, and what goes where is not known any more.
+        let piece = self.pieces.lock().pop_front().filter(|piece| offset(&request) == Some(piece.at))?;
         Some(Request::Write(with_length(&request, piece.length), piece))
     }
 }
@@ -94,7 +105,7 @@ impl Piece {
         self.length -= length;
         read.unwrap_or_else(|error| {
             // Or nobody waits for it any more.
-            let _ = self.unreadable.send(error);
+            let _ = self.failed.send(Failure::Here(error));
             vec![0; length].into()
         })
     }
@@ -105,6 +116,12 @@ impl Drop for Requests {
         // They go nowhere.
         self.pieces.lock().clear();
     }
+}
+
+/// Where a WRITE of nothing writes: 8 bytes before the length of its bytes.
+fn offset(request: &[u8]) -> Option<u64> {
+    let (_, mut end) = request.split_at_checked(request.len().checked_sub(8 + LENGTH)?)?;
+    end.try_get_u64().ok()
 }
 
 /// A WRITE of nothing as one of so many bytes: the length of the request and that of its bytes, which it ends with, are others.
