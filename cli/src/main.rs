@@ -58,9 +58,8 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
         Verb::Check => author::check(&cli.global),
         Verb::Init => author::init(&cli.global),
         verb => {
-            // One thread: it waits for hosts most of the time, and what computes for long has threads of its own. To hand each packet
-            // from one thread to another costs more than what is done with it.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // One thread for the hosts, beside this one: to hand each packet from one to another costs more than what is done with it.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|e| Fatal::failed("cannot start").cause(e.to_string()))?;
             let code = runtime.block_on(run_async(verb, &cli.global));
             // Nothing that still runs is worth waiting for.
