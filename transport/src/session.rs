@@ -16,7 +16,6 @@ use futures::FutureExt as _;
 use roadie_model::sh::quote;
 use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig};
-use std::fmt::Write as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -302,16 +301,18 @@ impl Session for SshSession {
 /// The command line by which any login shell has `sh` carry out `command`. Words of fish and csh end differently where a quoted text
 /// holds quotes, newlines or backslashes, so such a text travels as escapes that only printf reads.
 fn for_any_shell(command: &str) -> String {
-    let special = |c: char| "'\"\\\n!$`%".contains(c);
     if !command.contains(['\'', '\n', '\\', '!']) {
         return format!("exec sh -c {}", quote(command));
     }
     let mut text = String::with_capacity(command.len() + command.len() / 4);
     for c in command.chars() {
-        if special(c) {
-            let _ = write!(text, "\\0{:03o}", u32::from(c));
-        } else {
-            text.push(c);
+        match c {
+            '\'' | '"' | '\\' | '\n' | '!' | '$' | '`' | '%' => {
+                let octal = [6, 3, 0].map(|shift| char::from(b'0' + (u32::from(c) >> shift) as u8 % 8));
+                text.push_str("\\0");
+                text.extend(octal);
+            }
+            c => text.push(c),
         }
     }
     format!("exec sh -c 'eval \"$(printf %b \"{text}\")\"'")
