@@ -165,3 +165,72 @@ impl AsyncRead for Pipe {
         Pin::new(&mut self.answers).poll_read(context, buffer)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "failing loudly is what tests do")]
+mod tests {
+    use super::*;
+    use russh_sftp::protocol::{Close, Packet, Write};
+    use std::io::Write as _;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn write(offset: u64, data: &[u8]) -> Bytes {
+        Packet::Write(Write { id: 7, handle: "handle".into(), offset, data: data.into() }).try_into().unwrap()
+    }
+
+    async fn piece(at: u64, length: usize) -> (Piece, mpsc::UnboundedReceiver<Failure>) {
+        let mut local = tempfile::NamedTempFile::new().unwrap();
+        local.write_all(b"0123456789").unwrap();
+        let source = Arc::new(Source::open(local.path()).await.unwrap());
+        let (failed, failures) = mpsc::unbounded_channel();
+        (Piece { source, at, length, failed }, failures)
+    }
+
+    #[tokio::test]
+    async fn writes_get_their_bytes_however_they_come_in() {
+        let close: Bytes = Packet::Close(Close { id: 8, handle: "handle".into() }).try_into().unwrap();
+        let (mut pipe, mut requests, _answers, pieces) = pipe();
+        let (piece, mut failures) = piece(3, 5).await;
+        pieces.lock().push_back(piece);
+        for byte in [write(3, b""), close.clone()].concat() {
+            pipe.write_all(&[byte]).await.unwrap();
+        }
+        let Some(Request::Write(head, mut piece)) = requests.next().await else { panic!("no WRITE") };
+        let bytes = [piece.read(2).await, piece.read(100).await];
+        assert_eq!([head, bytes.concat().into()].concat(), write(3, b"34567"));
+        assert_eq!(piece.length, 0);
+        drop(piece);
+        assert!(failures.recv().await.is_none(), "all of it went");
+        assert!(matches!(requests.next().await, Some(Request::Whole(request)) if request == close));
+        pipe.shutdown().await.unwrap();
+        assert!(requests.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_write_goes_with_its_own_piece_or_not_at_all() {
+        for at in [None, Some(2), Some(4)] {
+            let (mut pipe, mut requests, _answers, pieces) = pipe();
+            let mut failures = None;
+            if let Some(at) = at {
+                let (piece, told) = piece(at, 5).await;
+                pieces.lock().push_back(piece);
+                failures = Some(told);
+            }
+            pipe.write_all(&write(3, b"")).await.unwrap();
+            assert!(requests.next().await.is_none(), "{at:?}");
+            if let Some(mut failures) = failures {
+                assert!(matches!(failures.recv().await, Some(Failure::There(_))));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_that_go_nowhere_say_so() {
+        let (pipe, requests, answers, pieces) = pipe();
+        let (piece, mut failures) = piece(0, 10).await;
+        pieces.lock().push_back(piece);
+        drop((requests, answers));
+        assert!(matches!(failures.recv().await, Some(Failure::There(_))));
+        drop(pipe);
+    }
+}
