@@ -58,10 +58,13 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
         Verb::Check => author::check(&cli.global),
         Verb::Init => author::init(&cli.global),
         verb => {
-            // One thread for the hosts, beside this one: to hand each packet from one to another costs more than what is done with it.
+            // One thread for all that the hosts are told and say: to hand each packet from one to another costs more than what is done
+            // with it.
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|e| Fatal::failed("cannot start").cause(e.to_string()))?;
-            let code = runtime.block_on(run_async(verb, &cli.global));
+            let code = runtime.block_on(runtime.spawn(async move { run_async(verb, &cli.global).await }));
+            // It said what is wrong.
+            let code = code.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             // Nothing that still runs is worth waiting for.
             runtime.shutdown_background();
             code

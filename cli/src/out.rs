@@ -1,19 +1,43 @@
 //! The only place that prints.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+/// What a pipe that has room takes at once: POSIX, `PIPE_BUF`.
+const AT_ONCE: usize = 512;
 
 /// Prints a line of results. A reader that went away (`roadie logs | head`) ends the program quietly.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+    let out = std::io::stdout();
+    let print = || {
+        let mut out = out.lock();
+        writeln!(out, "{text}").and_then(|()| out.flush())
+    };
+    let printed = if takes(&out, text) { print() } else { block_in_place(print) };
+    if printed.is_err() {
         quit_on_broken_pipe();
     }
 }
 
 /// Prints a line for people beside the results.
 pub fn note(text: &str) {
+    let err = std::io::stderr();
+    let print = || writeln!(err.lock(), "{text}");
     // Nobody to tell that nobody listens.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = if takes(&err, text) { print() } else { block_in_place(print) };
+}
+
+/// Whether a line can be written without waiting for a reader: while this thread waits, another one has to answer the hosts.
+fn takes(out: &impl AsFd, text: &str) -> bool {
+    text.len() < AT_ONCE && poll(&mut [PollFd::new(out, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Does `work` on a thread of its own, as far as the hosts are concerned: it may block.
+pub fn apart<T>(work: impl Future<Output = T>) -> T {
+    block_in_place(|| Handle::current().block_on(work))
 }
 
 #[expect(clippy::exit, reason = "nothing is left to say, and nobody to say it to")]
@@ -55,7 +79,7 @@ pub fn confirm(yes: bool, what: &str) -> Result<(), Fatal> {
     }
     note(&format!("{what}. Type yes to go on:"));
     let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
+    let read = block_in_place(|| std::io::stdin().read_line(&mut answer));
     if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Fatal::usage("nothing was done")) }
 }
 

@@ -84,7 +84,7 @@ async fn look_at_all<'a>(controller: &'a Controller, groups: &[&'a Group]) -> Re
     wait_for(&mut looks, controller.options.rollout.skip_unreachable).await;
     // While another run holds one of them, none is held: two runs that wait for each other's hosts would wait for ever.
     let mut said = false;
-    while let Some(number) = looks.iter().position(is_locked).filter(|_| began.elapsed() < controller.options.lock_wait) {
+    while let Some(number) = first_locked(&looks).filter(|_| began.elapsed() < controller.options.lock_wait) {
         if let (Look::Taken(Prepared::Over(report)), (group, host), false) = (&looks[number], tasks[number], said) {
             said = true;
             let text = format!("waiting: {}", report.summary);
@@ -138,8 +138,8 @@ fn begin<'a>(controller: &'a Controller, tasks: &[(&'a Group, &'a Host)], again:
     tasks.iter().copied().enumerate().map(look).collect()
 }
 
-fn is_locked(look: &Look<'_>) -> bool {
-    matches!(look, Look::Taken(Prepared::Over(report)) if report.outcome == Outcome::Locked)
+fn first_locked(looks: &[Look<'_>]) -> Option<usize> {
+    looks.iter().position(|look| matches!(look, Look::Taken(Prepared::Over(report)) if report.outcome == Outcome::Locked))
 }
 
 async fn let_go(looks: Vec<Look<'_>>) {

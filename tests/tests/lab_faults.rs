@@ -1,7 +1,9 @@
 //! Faults of the network, of sshd, of sudo and of the service that the campaign does not have, each with its outcome.
 
-use roadie_tests::{LabHost, Project, lab};
-use std::io::Read as _;
+use roadie_tests::{LabHost, Project, finished, lab, signal};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 const HEALTH: &str = "http: \"http://127.0.0.1:8080/health\", timeout: 3s, interval: 200ms, stable_for: 300ms";
 
@@ -31,12 +33,12 @@ fn current(host: &LabHost) -> String {
 fn sshd(host: &LabHost, settings: &str) {
     host.root(&format!("printf '{settings}' >/etc/ssh/sshd_config.d/z.conf; systemctl reload ssh"));
     // It starts itself anew, and listens again a moment later.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     while std::net::TcpStream::connect((host.address.as_str(), 22)).is_err() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     // That look itself counts as a login that starts.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
 }
 
 /// After a crash loop systemd refuses further starts for a while. Who mended the cause and asks for a start gets one.
@@ -87,6 +89,33 @@ fn keys_renewed_in_the_middle_of_an_upload() {
     assert!(run.exits(0).summary()["hosts"][0]["sent_bytes"].as_u64() > Some(48 << 20));
 }
 
+/// Who pages through logs, or keeps a backup on a slow disk, is still connected when they go on.
+#[test]
+fn a_reader_that_takes_its_time_costs_no_connection() {
+    let Some(hosts) = lab("a_reader_that_takes_its_time_costs_no_connection", 1) else { return };
+    let host = &hosts[0];
+    let project = project(host, "root", "", HEALTH, "      lifecycle: simple\n");
+    project.roadie(&["deploy"]).exits(0);
+    sshd(host, "ClientAliveInterval 1\\nClientAliveCountMax 2\\n");
+    let say = |what: &str, times: u32| {
+        let line = format!("$(date -u +%Y-%m-%dT%H:%M:%SZ) 0 {what}");
+        host.root(&format!("yes \"{line}\" | head -n {times} >>/opt/roadie/hello/.roadie/simple/log"));
+    };
+    // Far more than a pipe holds.
+    say("$(printf %0500d 0)", 2000);
+    let began = Instant::now();
+    let mut child =
+        project.command(&["logs", "-f", "-n", "2000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    std::thread::sleep(Duration::from_secs(8));
+    say("behind them", 1);
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map(|line| line.expect("reads"));
+    let before = lines.by_ref().take_while(|line| line != "behind them").count();
+    signal(&child, "INT");
+    let run = finished(&child.wait_with_output().expect("waits"), began).exits(130);
+    host.root("rm /etc/ssh/sshd_config.d/z.conf; systemctl reload ssh");
+    assert!(before >= 1999 && !run.stderr.contains("error"), "{before} lines, {}", run.stderr);
+}
+
 #[test]
 fn an_sshd_that_turns_us_away_for_a_while() {
     let Some(hosts) = lab("an_sshd_that_turns_us_away_for_a_while", 1) else { return };
@@ -95,7 +124,7 @@ fn an_sshd_that_turns_us_away_for_a_while() {
     sshd(host, "MaxStartups 1:100:1\\n");
     // One that never logs in has the only place.
     let stranger = std::net::TcpStream::connect((host.address.as_str(), 22)).expect("connects");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     let run = project.roadie(&["deploy"]);
     assert_eq!(run.code, 4, "{}", run.stderr);
     assert!(
@@ -107,7 +136,7 @@ fn an_sshd_that_turns_us_away_for_a_while() {
     assert!(run.took.as_secs() < 15, "took {:?}", run.took);
     // It leaves while we wait: nothing is seen of it.
     let leaves = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(600));
+        std::thread::sleep(Duration::from_millis(600));
         drop(stranger);
     });
     let run = project.roadie(&["deploy"]);

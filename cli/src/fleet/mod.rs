@@ -207,8 +207,9 @@ impl Fleet {
             Verb::Logs { follow, lines, since, release, .. } => {
                 self.logs(targets, LogQuery { follow, lines, since_s: since, release }).await
             }
-            Verb::Backup { .. } => backup::backup(&self.controller, &targets, &self.global).await,
-            Verb::Restore { .. } => backup::restore(&self.controller, &targets).await,
+            // They wait for who is at the other end of the pipe.
+            Verb::Backup { .. } => out::apart(backup::backup(&self.controller, &targets, &self.global)),
+            Verb::Restore { .. } => out::apart(backup::restore(&self.controller, &targets)),
             Verb::Exec { command } => self.exec(&targets, &command).await,
             _ => Err(Fatal::usage("this verb does not work on hosts")),
         }
