@@ -278,15 +278,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] when that cannot be written down.
     pub fn refer(&self, place: &str, id: &PackageId) -> Result<(), StoreError> {
-        let name = archive::hex(&Sha256::digest(place.as_bytes()));
-        self.write(&self.root.join("refs").join(name), id.as_str().as_bytes())
+        if self.referred(place).as_ref() == Some(id) {
+            return Ok(());
+        }
+        let path = self.reference(place);
+        let mut file = self.temporary()?;
+        let written = file.write_all(id.as_str().as_bytes());
+        // Not made durable, many hosts at once would wait for the disk: what a power cut takes away is only not known any more.
+        written.and_then(|()| replace(file, &path)).map_err(Self::io(&path))
     }
 
     /// The package that `place` runs as far as was said by [`Store::refer`].
     pub fn referred(&self, place: &str) -> Option<PackageId> {
-        let name = archive::hex(&Sha256::digest(place.as_bytes()));
-        let text = std::fs::read_to_string(self.root.join("refs").join(name)).ok()?;
+        let text = std::fs::read_to_string(self.reference(place)).ok()?;
         PackageId::new(text.trim()).ok()
+    }
+
+    fn reference(&self, place: &str) -> PathBuf {
+        self.root.join("refs").join(archive::hex(&Sha256::digest(place.as_bytes())))
     }
 
     /// Deletes packages until what is left is within `limits`, the longest unused first. Leased ones and those that a place runs
@@ -438,9 +447,15 @@ impl Store {
 
 /// Makes a temporary file durable under its name.
 pub(crate) fn publish(file: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    replace(file, target)?;
+    File::open(target.parent().unwrap_or(target))?.sync_all()
+}
+
+/// Gives a temporary file its name, in place of what is there.
+fn replace(file: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
     let folder = target.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
     std::fs::create_dir_all(folder)?;
-    file.as_file().sync_all()?;
     file.persist(target).map_err(|e| e.error)?;
-    File::open(folder)?.sync_all()
+    Ok(())
 }
