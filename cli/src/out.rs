@@ -1,9 +1,8 @@
 //! The only place that prints.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Write};
 use std::os::fd::AsFd;
-use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 /// What a pipe that has room takes at once: POSIX, `PIPE_BUF`.
@@ -11,33 +10,24 @@ const AT_ONCE: usize = 512;
 
 /// Prints a line of results. A reader that went away (`roadie logs | head`) ends the program quietly.
 pub fn line(text: &str) {
-    let out = std::io::stdout();
-    let print = || {
-        let mut out = out.lock();
-        writeln!(out, "{text}").and_then(|()| out.flush())
-    };
-    let printed = if takes(&out, text) { print() } else { block_in_place(print) };
-    if printed.is_err() {
+    if print(std::io::stdout(), text).is_err() {
         quit_on_broken_pipe();
     }
 }
 
 /// Prints a line for people beside the results.
 pub fn note(text: &str) {
-    let err = std::io::stderr();
-    let print = || writeln!(err.lock(), "{text}");
     // Nobody to tell that nobody listens.
-    let _ = if takes(&err, text) { print() } else { block_in_place(print) };
+    let _ = print(std::io::stderr(), text);
 }
 
-/// Whether a line can be written without waiting for a reader: while this thread waits, another one has to answer the hosts.
-fn takes(out: &impl AsFd, text: &str) -> bool {
-    text.len() < AT_ONCE && poll(&mut [PollFd::new(out, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// Does `work` on a thread of its own, as far as the hosts are concerned: it may block.
-pub fn apart<T>(work: impl Future<Output = T>) -> T {
-    block_in_place(|| Handle::current().block_on(work))
+/// Writes a line at once, so that it comes out whole beside those of others. Where that has to wait for a reader, the hosts are
+/// answered by another thread meanwhile.
+fn print(mut out: impl Write + AsFd, text: &str) -> std::io::Result<()> {
+    let line = format!("{text}\n");
+    let room = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+    let mut write = || out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    if room && line.len() <= AT_ONCE { write() } else { block_in_place(write) }
 }
 
 #[expect(clippy::exit, reason = "nothing is left to say, and nobody to say it to")]

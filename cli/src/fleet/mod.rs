@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// A verb that needs the definition and its hosts.
 pub async fn run(verb: Verb, global: &Global) -> Result<u8, Fatal> {
@@ -208,8 +209,8 @@ impl Fleet {
                 self.logs(targets, LogQuery { follow, lines, since_s: since, release }).await
             }
             // They wait for who is at the other end of the pipe.
-            Verb::Backup { .. } => out::apart(backup::backup(&self.controller, &targets, &self.global)),
-            Verb::Restore { .. } => out::apart(backup::restore(&self.controller, &targets)),
+            Verb::Backup { .. } => apart(backup::backup(&self.controller, &targets, &self.global)),
+            Verb::Restore { .. } => apart(backup::restore(&self.controller, &targets)),
             Verb::Exec { command } => self.exec(&targets, &command).await,
             _ => Err(Fatal::usage("this verb does not work on hosts")),
         }
@@ -243,12 +244,16 @@ impl Fleet {
             return Ok(found);
         }
         let services: Vec<&Service> = targets.iter().map(|(s, _)| s).collect();
-        let packed = tokio::select! {
-            packed = packages::pack_services(&packager, definition, &services, &[], &self.reporter) => packed?,
-            () = self.cancel.reached(1) => {
-                return Err(Fatal { outcome: Outcome::Interrupted, ..Fatal::failed("interrupted while packing; no host was changed") });
+        // It looks at every source file, and asks programs that may not answer at once.
+        let packed = apart(async {
+            tokio::select! {
+                packed = packages::pack_services(&packager, definition, &services, &[], &self.reporter) => packed,
+                () = self.cancel.reached(1) => {
+                    let interrupted = Fatal::failed("interrupted while packing; no host was changed");
+                    Err(Fatal { outcome: Outcome::Interrupted, ..interrupted })
+                }
             }
-        };
+        })?;
         self.controller.forget_failed_dials();
         for (service, packages) in packed {
             found.insert(service.name.clone(), packages.into_iter().map(|(p, _)| p).collect());
@@ -445,6 +450,11 @@ impl Fleet {
             _ => 1,
         })
     }
+}
+
+/// Does what may block, and answers the hosts on another thread meanwhile.
+fn apart<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| Handle::current().block_on(work))
 }
 
 async fn listen_for_signals(cancel: Cancel) {
