@@ -304,17 +304,17 @@ fn for_any_shell(command: &str) -> String {
     if !command.contains(['\'', '\n', '\\', '!']) {
         return format!("exec sh -c {}", quote(command));
     }
-    let mut text = String::with_capacity(command.len() + command.len() / 4);
-    for c in command.chars() {
-        match c {
-            '\'' | '"' | '\\' | '\n' | '!' | '$' | '`' | '%' => {
-                let octal = [6, 3, 0].map(|shift| char::from(b'0' + (u32::from(c) >> shift) as u8 % 8));
-                text.push_str("\\0");
-                text.extend(octal);
-            }
-            c => text.push(c),
-        }
+    let mut text = String::with_capacity(command.len() * 2);
+    let mut rest = command;
+    // All of one byte each.
+    while let Some(at) = rest.bytes().position(|b| matches!(b, b'\'' | b'"' | b'\\' | b'\n' | b'!' | b'$' | b'`' | b'%')) {
+        let octal = [6, 3, 0].map(|shift| char::from(b'0' + (rest.as_bytes()[at] >> shift) % 8));
+        text.push_str(&rest[..at]);
+        text.push_str("\\0");
+        text.extend(octal);
+        rest = &rest[at + 1..];
     }
+    text.push_str(rest);
     format!("exec sh -c 'eval \"$(printf %b \"{text}\")\"'")
 }
 

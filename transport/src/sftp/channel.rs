@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 pub(super) const MAX_WRITE: usize = 255 << 10;
 /// Bytes per write that every server takes.
 const SAFE_WRITE: usize = 32 << 10;
-/// Bytes that are read at once: a whole packet of OpenSSH.
-const STEP: usize = 32 << 10;
+/// Bytes that are read at once: four packets of OpenSSH.
+const STEP: usize = 128 << 10;
 /// A deep queue on a slow link takes its time: the library counts from queueing.
 const REQUEST_TIMEOUT_S: u64 = 600;
 /// Small requests with nothing queued before them.
