@@ -35,18 +35,20 @@ fn main() -> ExitCode {
     };
     if cli.global.debug {
         let filter = tracing_subscriber::EnvFilter::new("roadie=debug,roadie_deployer=debug,roadie_transport=debug,russh=info");
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Log).init();
     }
     let json = cli.global.json;
     let run = std::panic::catch_unwind(move || run(cli));
-    match run {
-        Ok(Ok(code)) => ExitCode::from(code),
+    let code = match run {
+        Ok(Ok(code)) => code,
         Ok(Err(fatal)) => {
             fatal.print(json);
-            ExitCode::from(fatal.outcome.exit_code())
+            fatal.outcome.exit_code()
         }
-        Err(_) => ExitCode::from(Outcome::Bug.exit_code()),
-    }
+        Err(_) => Outcome::Bug.exit_code(),
+    };
+    out::finish();
+    ExitCode::from(code)
 }
 
 fn run(cli: Cli) -> Result<u8, Fatal> {
@@ -63,11 +65,12 @@ fn run(cli: Cli) -> Result<u8, Fatal> {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|e| Fatal::failed("cannot start").cause(e.to_string()))?;
             let code = runtime.block_on(runtime.spawn(async move { run_async(verb, &cli.global).await }));
-            // It said what is wrong.
-            let code = code.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            // As long as a signal is heard.
+            out::finish();
             // Nothing that still runs is worth waiting for.
             runtime.shutdown_background();
-            code
+            // A panic has said what is wrong.
+            code.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         }
     }
 }

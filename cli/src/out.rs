@@ -1,39 +1,102 @@
 //! The only place that prints.
+//!
+//! A thread of its own does it: who reads may take its time, while hosts have to be answered and told that we are there.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{IsTerminal as _, Write};
-use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use tokio::task::block_in_place;
 
-/// What a pipe that has room takes at once: POSIX, `PIPE_BUF`.
-const AT_ONCE: usize = 512;
+/// So many lines may wait for a reader before those who have more to say do.
+const WAITING: usize = 4096;
+static PRINTER: OnceLock<SyncSender<Said>> = OnceLock::new();
+
+/// What is to be printed.
+enum Said {
+    /// Text for standard output.
+    Out(String),
+    /// Text for standard error.
+    Err(String),
+    /// Draws on the terminal.
+    Bars(Box<dyn FnOnce() + Send>),
+    /// Everything before it was printed.
+    End(SyncSender<()>),
+}
+
+fn print(said: &Receiver<Said>) {
+    while let Ok(said) = said.recv() {
+        match said {
+            Said::Out(text) => {
+                let mut out = std::io::stdout().lock();
+                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+                    // What a shell expects of a program that SIGPIPE ended: nothing is left to say, and nobody to say it to.
+                    quit(141);
+                }
+            }
+            // Nobody to tell that nobody listens.
+            Said::Err(text) => drop(std::io::stderr().write_all(text.as_bytes())),
+            Said::Bars(draw) => draw(),
+            // Whoever waited may be gone.
+            Said::End(printed) => drop(printed.send(())),
+        }
+    }
+}
+
+fn tell(said: Said) {
+    let printer = PRINTER.get_or_init(|| {
+        let (sender, receiver) = sync_channel(WAITING);
+        std::thread::spawn(move || print(&receiver));
+        sender
+    });
+    if let Err(TrySendError::Full(said)) = printer.try_send(said) {
+        // Other tasks go on on another thread.
+        let _ = block_in_place(|| printer.send(said));
+    }
+}
 
 /// Prints a line of results. A reader that went away (`roadie logs | head`) ends the program quietly.
 pub fn line(text: &str) {
-    if print(std::io::stdout(), text).is_err() {
-        quit_on_broken_pipe();
-    }
+    tell(Said::Out(format!("{text}\n")));
 }
 
 /// Prints a line for people beside the results.
 pub fn note(text: &str) {
-    // Nobody to tell that nobody listens.
-    let _ = print(std::io::stderr(), text);
+    tell(Said::Err(format!("{text}\n")));
 }
 
-/// Writes a line at once, so that it comes out whole beside those of others. Where that has to wait for a reader, the hosts are
-/// answered by another thread meanwhile.
-fn print(mut out: impl Write + AsFd, text: &str) -> std::io::Result<()> {
-    let line = format!("{text}\n");
-    let room = poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
-    let mut write = || out.write_all(line.as_bytes()).and_then(|()| out.flush());
-    if room && line.len() <= AT_ONCE { write() } else { block_in_place(write) }
+/// Draws bars, in turn with the lines.
+pub fn draw(bars: impl FnOnce() + Send + 'static) {
+    tell(Said::Bars(Box::new(bars)));
 }
 
-#[expect(clippy::exit, reason = "nothing is left to say, and nobody to say it to")]
-fn quit_on_broken_pipe() {
-    // What a shell expects of a program that SIGPIPE ended.
-    std::process::exit(141);
+/// Waits until everything was printed.
+pub fn finish() {
+    if PRINTER.get().is_some() {
+        let (sender, printed) = sync_channel(1);
+        tell(Said::End(sender));
+        // Its thread may have failed, and said why.
+        let _ = printed.recv();
+    }
+}
+
+/// Ends the program without waiting for anything.
+#[expect(clippy::exit, reason = "there is nothing else that would end it")]
+pub fn quit(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+/// Standard error, for a log.
+pub struct Log;
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        tell(Said::Err(String::from_utf8_lossy(text).into_owned()));
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether people see standard error on a terminal.

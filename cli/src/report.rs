@@ -7,7 +7,7 @@ use roadie_model::event::{Event, EventKind};
 use roadie_model::outcome::Outcome;
 use roadie_packager::PackEvent;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Where events go.
@@ -17,12 +17,15 @@ pub enum Reporter {
     /// One line per step on standard error.
     Plain(Mutex<HashMap<String, Steps>>),
     /// Bars on a terminal.
-    Fancy {
-        /// The bars.
-        bars: MultiProgress,
-        /// One per host and service.
-        tasks: Mutex<HashMap<String, (ProgressBar, Steps)>>,
-    },
+    Fancy(Arc<Bars>),
+}
+
+/// Bars on a terminal.
+#[derive(Default)]
+pub struct Bars {
+    all: MultiProgress,
+    /// One per host and service.
+    tasks: Mutex<HashMap<String, (ProgressBar, Steps)>>,
 }
 
 /// Titles of a task's steps and how many there are.
@@ -38,7 +41,7 @@ impl Reporter {
         if json {
             Self::Json
         } else if out::is_terminal() {
-            Self::Fancy { bars: MultiProgress::new(), tasks: Mutex::default() }
+            Self::Fancy(Arc::default())
         } else {
             Self::Plain(Mutex::default())
         }
@@ -54,12 +57,18 @@ impl Reporter {
             }
             Reporter::Plain(tasks) => {
                 let name = name(event);
-                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-                for line in describe(&event.kind, tasks.entry(name.clone()).or_default()) {
+                let lines = {
+                    let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                    describe(&event.kind, tasks.entry(name.clone()).or_default())
+                };
+                for line in lines {
                     out::note(&format!("{name}: {line}"));
                 }
             }
-            Reporter::Fancy { bars, tasks } => fancy(bars, &mut tasks.lock().unwrap_or_else(PoisonError::into_inner), event),
+            Reporter::Fancy(bars) => {
+                let (bars, event) = (bars.clone(), event.clone());
+                out::draw(move || fancy(&bars.all, &mut bars.tasks.lock().unwrap_or_else(PoisonError::into_inner), &event));
+            }
         }
     }
 

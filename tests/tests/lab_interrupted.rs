@@ -1,7 +1,7 @@
 //! Interruptions: signals, lost contact, two at once. The host is never left in a state nobody understands.
 
 use roadie_tests::{LabHost, Project, Run, finished, lab, signal};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 fn project(host: &LabHost, extra: &str) -> Project {
@@ -206,6 +206,26 @@ fn following_logs_of_several_hosts_until_ctrl_c() {
         std::thread::sleep(Duration::from_millis(500));
         assert!(hosts.iter().all(|h| h.root("pgrep -x journalctl; pgrep -x tail").is_empty()), "no reader is left on a host");
     }
+}
+
+/// What nobody reads keeps nobody.
+#[test]
+fn ctrl_c_ends_what_nobody_reads() {
+    let Some(hosts) = lab("ctrl_c_ends_what_nobody_reads", 1) else { return };
+    let project = project(&hosts[0], "");
+    let began = Instant::now();
+    let mut child =
+        project.command(&["exec", "--", "seq", "150000"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    std::thread::sleep(Duration::from_secs(3));
+    let ended = |child: &mut Child| child.try_wait().expect("waits").is_some();
+    assert!(!ended(&mut child), "all of it fits into what waits");
+    for _ in 0..3 {
+        signal(&child, "INT");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let by_itself = ended(&mut child);
+    let run = finished(&child.wait_with_output().expect("reads and waits"), began);
+    assert!(by_itself && run.code == 130, "exit {}", run.code);
 }
 
 /// The host is gone for good in the middle: nothing is claimed about it. It goes back alone, and the next run goes on.

@@ -228,7 +228,7 @@ impl Fleet {
         self.controller.dial(targets.iter().flat_map(|(_, hosts)| hosts));
         let mut found = BTreeMap::new();
         if let Some(id) = id {
-            let package = packager.store().find(id).map_err(|e| packages::store_error(&e))?;
+            let package = apart(async { packager.store().find(id) }).map_err(|e| packages::store_error(&e))?;
             for (service, _) in targets {
                 if service.name != package.metadata.name {
                     let message = format!(
@@ -468,8 +468,15 @@ async fn listen_for_signals(cancel: Cancel) {
             _ = terminate.recv() => {}
         }
         cancel.request();
-        if cancel.level() == 1 {
-            out::note("interrupted: finishing the step and taking the run back; once more to leave at once");
+        match cancel.level() {
+            1 => {
+                let text = "interrupted: finishing the step and taking the run back; once more to leave at once";
+                // Nobody may read it, and the next one is to be heard all the same.
+                tokio::task::spawn_blocking(|| out::note(text));
+            }
+            2 => {}
+            // Nobody reads what is still to be said.
+            _ => out::quit(Outcome::Interrupted.exit_code().into()),
         }
     }
 }
