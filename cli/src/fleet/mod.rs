@@ -475,8 +475,8 @@ async fn listen_for_signals(cancel: Cancel) {
                 tokio::task::spawn_blocking(|| out::note(text));
             }
             2 => {}
-            // Nobody reads what is still to be said.
-            _ => out::quit(Outcome::Interrupted.exit_code().into()),
+            // Nobody reads what is still to be said, so nothing is claimed.
+            _ => out::quit(Outcome::Unknown.exit_code().into()),
         }
     }
 }
