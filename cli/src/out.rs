@@ -4,11 +4,13 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::Builder;
 use tokio::task::block_in_place;
 
 /// So many lines may wait for a reader before those who have more to say do.
 const WAITING: usize = 4096;
+const NAME: &str = "printer";
 static PRINTER: OnceLock<SyncSender<Said>> = OnceLock::new();
 
 /// What is to be printed.
@@ -23,34 +25,39 @@ enum Said {
     End(SyncSender<()>),
 }
 
-fn print(said: &Receiver<Said>) {
-    while let Ok(said) = said.recv() {
-        match said {
-            Said::Out(text) => {
-                let mut out = std::io::stdout().lock();
-                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-                    // What a shell expects of a program that SIGPIPE ended: nothing is left to say, and nobody to say it to.
-                    quit(141);
-                }
+fn print(said: Said) {
+    match said {
+        Said::Out(text) => {
+            let mut out = std::io::stdout().lock();
+            if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+                // What a shell expects of a program that SIGPIPE ended: nothing is left to say, and nobody to say it to.
+                quit(141);
             }
-            // Nobody to tell that nobody listens.
-            Said::Err(text) => drop(std::io::stderr().write_all(text.as_bytes())),
-            Said::Bars(draw) => draw(),
-            // Whoever waited may be gone.
-            Said::End(printed) => drop(printed.send(())),
         }
+        // Nobody to tell that nobody listens.
+        Said::Err(text) => drop(std::io::stderr().write_all(text.as_bytes())),
+        Said::Bars(draw) => draw(),
+        // Whoever waited may be gone.
+        Said::End(printed) => drop(printed.send(())),
     }
 }
 
 fn tell(said: Said) {
     let printer = PRINTER.get_or_init(|| {
-        let (sender, receiver) = sync_channel(WAITING);
-        std::thread::spawn(move || print(&receiver));
+        let (sender, said) = sync_channel::<Said>(WAITING);
+        // Without a thread, it is printed where it is said.
+        let _ = Builder::new().name(NAME.into()).spawn(move || said.into_iter().for_each(print));
         sender
     });
-    if let Err(TrySendError::Full(said)) = printer.try_send(said) {
+    if std::thread::current().name() == Some(NAME) {
+        // It fails, and takes nothing more.
+        return print(said);
+    }
+    match printer.try_send(said) {
+        Ok(()) => {}
         // Other tasks go on on another thread.
-        let _ = block_in_place(|| printer.send(said));
+        Err(TrySendError::Full(said)) => drop(block_in_place(|| printer.send(said))),
+        Err(TrySendError::Disconnected(said)) => print(said),
     }
 }
 
