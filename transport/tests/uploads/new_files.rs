@@ -98,8 +98,9 @@ async fn new_files_for_many_hosts_have_so_much_under_way_and_no_more() {
         under_way = gone.bytes_up() - before;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    // And less than a piece more for each of them.
-    assert!(under_way < 19 * MIB, "{under_way}");
+    // Of 72. Less than a piece more for each of them, and what the first ones took before there were others to share with: how much
+    // that is depends on how soon these come.
+    assert!(under_way < 32 * MIB, "{under_way}");
     let session = host.ahead(&there, 9 * MIB).await;
     assert_eq!(host.upload_new(&session).await.unwrap().bytes, 9 * MIB);
     host.check();
