@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         }
         Err(_) => Outcome::Bug.exit_code(),
     };
-    out::finish();
-    ExitCode::from(code)
+    // Who did not get what was said does not know how it went.
+    ExitCode::from(if out::finish() || code != 0 { code } else { Outcome::Unknown.exit_code() })
 }
 
 fn run(cli: Cli) -> Result<u8, Fatal> {

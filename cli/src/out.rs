@@ -2,8 +2,9 @@
 //!
 //! A thread of its own does it: who reads may take its time, while hosts have to be answered and told that we are there.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 use tokio::task::block_in_place;
@@ -12,6 +13,8 @@ use tokio::task::block_in_place;
 const WAITING: usize = 4096;
 const NAME: &str = "printer";
 static PRINTER: OnceLock<SyncSender<Said>> = OnceLock::new();
+/// Some of standard output could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// What is to be printed.
 enum Said {
@@ -27,11 +30,21 @@ enum Said {
 
 fn print(said: Said) {
     match said {
+        Said::Out(_) if LOST.load(Ordering::Relaxed) => {}
         Said::Out(text) => {
             let mut out = std::io::stdout().lock();
-            if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                Ok(()) => {}
                 // What a shell expects of a program that SIGPIPE ended: nothing is left to say, and nobody to say it to.
-                quit(141);
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => quit(141),
+                // What is done to hosts goes on.
+                Err(error) => {
+                    LOST.store(true, Ordering::Relaxed);
+                    print(Said::Err(format!(
+                        "{} cannot write standard output, nothing more comes there: {error}\n",
+                        red("error:")
+                    )));
+                }
             }
         }
         // Nobody to tell that nobody listens.
@@ -76,14 +89,15 @@ pub fn draw(bars: impl FnOnce() + Send + 'static) {
     tell(Said::Bars(Box::new(bars)));
 }
 
-/// Waits until everything was printed.
-pub fn finish() {
+/// Waits until everything was printed, and says whether it could be.
+pub fn finish() -> bool {
     if PRINTER.get().is_some() {
         let (sender, printed) = sync_channel(1);
         tell(Said::End(sender));
         // Its thread may have failed, and said why.
         let _ = printed.recv();
     }
+    !LOST.load(Ordering::Relaxed)
 }
 
 /// Ends the program without waiting for anything.

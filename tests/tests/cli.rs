@@ -1,7 +1,7 @@
 //! The command line as a stranger meets it: nothing here needs a host.
 
-use roadie_tests::{Project, workspace};
-use std::process::Command;
+use roadie_tests::{Project, finished, workspace};
+use std::process::{Command, Stdio};
 
 const GOOD: &str = "services:\n  hello:\n    runtime: local\n    build: {type: prebuilt, path: hello}\n";
 
@@ -9,6 +9,21 @@ fn with(text: &str) -> Project {
     let project = Project::new();
     project.write("roadie.yaml", text);
     project
+}
+
+#[test]
+fn what_cannot_be_written_is_said() {
+    let project = Project::new();
+    let run = |to: Stdio| {
+        let began = std::time::Instant::now();
+        let child = project.command(&["targets"]).stdout(to).stderr(Stdio::piped()).spawn().expect("starts");
+        finished(&child.wait_with_output().expect("waits"), began)
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("opens");
+    run(full.into()).exits(10).says("cannot write standard output").says("No space left");
+    let (reader, writer) = std::io::pipe().expect("makes a pipe");
+    drop(reader);
+    assert_eq!(run(writer.into()).exits(141).stderr, "");
 }
 
 #[test]
