@@ -186,8 +186,7 @@ impl Uploader {
                 }
                 // The others have opened what it points to.
                 job.go_alone();
-                opened.handle = sftp.replace(remote).await?;
-                connection.round_trips.count();
+                opened.handle = self.replace(sftp, remote, connection.link.channels(size)).await?;
             }
             Found::Other => return Err(Failure::There(SftpError::UnexpectedBehavior("it is no regular file".into()))),
             Found::File { size: there, mode } => {
@@ -207,6 +206,20 @@ impl Uploader {
         job.begin(missing);
         connection.round_trips.count();
         job.write(sftp, &opened.handle, under_way).await
+    }
+
+    /// Puts a file of our own in place of what stands at `remote`. Each of the other `channels` that was about to begin makes the file
+    /// if it comes between, once.
+    async fn replace(&self, sftp: &Sftp, remote: &str, channels: usize) -> Result<String, SftpError> {
+        let mut tries = 0;
+        loop {
+            self.opening.connection.round_trips.count();
+            tries += 1;
+            match sftp.replace(remote).await {
+                Err(SftpError::Status(_)) if tries < channels => {}
+                done => return done,
+            }
+        }
     }
 
     /// An upload that went on with an old file may have met somebody who does so too.
