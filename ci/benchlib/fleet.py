@@ -105,8 +105,8 @@ def real_fleet(section, folder, options):
             one, many = found[1, delay]["roadie", kind], found[ten, delay]["roadie", kind]
             # Whatever hosts with cores of their own would do side by side.
             longer, work = many.took - one.took, (many.core_seconds - one.core_seconds) / os.cpu_count()
-            exempt = f"the cores are the limit, which need {work:.2f} s for the other hosts; it takes {longer:.2f} s longer" if work > longer else ""
-            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, TEN, "x", exempt)
+            because = f"the cores are the limit, which need {work:.2f} s for the other hosts; it takes {longer:.2f} s longer" if work > longer else ""
+            section.most("5", f"{kind} on {ten} hosts at {delay} ms, beside one", many.took / one.took, TEN, "x", because)
         # A bound of our own.
         work = found[ten, LONG]["roadie", kind].core_seconds / found[ten, LONG][Least.name, kind].core_seconds
         section.most("ours", f"{kind} on {ten} hosts: core-seconds beside the least", work, WORK_MOST, "x")
